@@ -1,0 +1,48 @@
+# `make run`: the whole chain on the embedded default. `make test`: linters, types and the whole test suite.
+# Both make the environment they need in $(VENV) from the package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export DO_NOT_TRACK := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: run test lint format viz mlflow clean
+
+run: $(VENV)/.run
+	$(BIN)/kedro run
+
+test: lint
+	$(BIN)/python -m pytest --cov=flexrec --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+viz: $(VENV)/.run
+	$(BIN)/kedro viz
+
+mlflow: $(VENV)/.run
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+clean:
+	find data -type f ! -name .gitkeep -delete
+	find data -mindepth 2 -type d -empty -delete
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "flexrec needs Python 3.11 or newer; name one with 'make PYTHON=/path/to/python3.11 ...'"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.run

@@ -1,0 +1,53 @@
+"""Rankings of a language model as a table."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from flexrec.policy.ranker import Query, Ranker
+from flexrec.prompting import complete_order
+from flexrec.ranking.columns import Columns
+from flexrec.ranking.instances import read_instances
+from flexrec.ranking.needs import Need
+
+
+def llm_rankings(
+    ranker: Ranker,
+    labelled_instances: pd.DataFrame,
+    items: pd.DataFrame,
+    needs: Mapping[str, Need],
+    *,
+    method: str,
+    seed: int,
+) -> pd.DataFrame:
+    """Rank every instance under every need, greedily.
+
+    Candidates that an answer leaves out are added in random order (method, section 8), seeded by instance, and
+    counted as missing.
+
+    Returns:
+        The `rankings` table.
+    """
+    instances = read_instances(labelled_instances, items)
+    rows = []
+    for name, need in needs.items():
+        queries = [Query(instance, need) for instance in instances]
+        answers = ranker.rank(queries, description=f"{method} ranks for {name}")
+        for instance, answer in zip(instances, answers, strict=True):
+            item_ids = [candidate.item_id for candidate in instance.candidates]
+            fill = np.random.default_rng([seed, instance.instance_id]).permutation(len(item_ids))
+            order = complete_order(answer.order, len(item_ids), fill=fill.tolist())
+            rows.append(
+                {
+                    Columns.METHOD: method,
+                    Columns.NEED: name,
+                    Columns.INSTANCE_ID: instance.instance_id,
+                    Columns.RANKING: [item_ids[index] for index in order],
+                    Columns.INPUT_ORDER: item_ids,
+                    Columns.INVALID: answer.invalid,
+                    Columns.REPEATED: answer.repeated,
+                    Columns.MISSING: answer.missing,
+                }
+            )
+    return pd.DataFrame(rows)

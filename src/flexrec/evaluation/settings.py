@@ -1,0 +1,14 @@
+"""Settings of the evaluation."""
+
+from pydantic import Field
+
+from flexrec.config import Settings
+
+
+class EvaluationSettings(Settings):
+    """What is compared and how."""
+
+    baselines: tuple[str, ...] = Field(description="Names in `flexrec.baselines.BASELINES`")
+    confidence: float = Field(0.95, gt=0, lt=1)
+    resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the users")
+    permutations: int = Field(10000, ge=100, description="Sign flips of the paired test")

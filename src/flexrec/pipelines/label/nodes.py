@@ -1,0 +1,47 @@
+"""Labels."""
+
+from typing import Any
+
+import pandas as pd
+
+from flexrec.evaluation.rankings import true_gains
+from flexrec.evaluation.task_report import describe_task
+from flexrec.ranking.gains import GainKind
+from flexrec.ranking.task import Needs
+from flexrec.retrieval.settings import LabelSettings
+from flexrec.retrieval.signals import label_signals
+
+
+def label_candidates(
+    instances: pd.DataFrame,
+    observations: pd.DataFrame,
+    items: pd.DataFrame,
+    label: LabelSettings,
+    trend_window_days: float,
+    engagement_midpoint: float,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shuffle the candidates and give each its signals; labels of held-out users go into a table of their own."""
+    return label_signals(
+        instances,
+        observations,
+        items,
+        trend_window_days=trend_window_days,
+        quality_strength=label.quality_strength,
+        quality_midpoint=engagement_midpoint,
+        seed=seed,
+    )
+
+
+def label_gains(
+    labelled_instances: pd.DataFrame, true_labels: pd.DataFrame, needs: Needs, gain: GainKind
+) -> pd.DataFrame:
+    """The true gains of held-out instances, for each need asked for."""
+    return true_gains(labelled_instances, true_labels, needs.root, gain)
+
+
+def report_task(
+    labelled_instances: pd.DataFrame, observations: pd.DataFrame, gains: pd.DataFrame, trend_window_days: float
+) -> dict[str, Any]:
+    """What the task looks like: its size, its signals, and what a random order would score."""
+    return describe_task(labelled_instances, observations, gains, trend_window_days=trend_window_days)

@@ -1,0 +1,13 @@
+"""Wiring of the sparsification."""
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from flexrec.pipelines.sparsify.nodes import observe
+
+
+def create_pipeline() -> Pipeline:
+    """interactions -> observations."""
+    return pipeline(
+        [node(observe, ["interactions", "params:density", "params:seed"], "observations", name="observe")],
+        tags="sparsify",
+    )

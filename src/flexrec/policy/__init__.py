@@ -1,0 +1,1 @@
+"""The language model that ranks: load and save, adapters, and exact shared-prompt sampling and scoring."""

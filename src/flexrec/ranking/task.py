@@ -1,0 +1,34 @@
+"""The ranking task that is made of a dataset: how engagement is read, and the size of everything."""
+
+from typing import Literal
+
+from pydantic import Field, RootModel
+
+from flexrec.config import Settings
+from flexrec.ranking.needs import Need
+
+
+class Needs(RootModel[dict[str, Need]]):
+    """Entries of `needs.yml`, by name."""
+
+
+class InstanceCounts(Settings):
+    """Most instances of each split."""
+
+    train: int = Field(ge=1)
+    validation: int = Field(ge=1)
+    test: int = Field(ge=1)
+
+
+class TaskSettings(Settings):
+    """One entry of `datasets.yml`."""
+
+    source: str = Field(description="Name in `flexrec.sources.SOURCES`")
+    gain: Literal["linear", "exponential"] = Field(description="Engagement as it is, or 2^engagement - 1")
+    relevant_engagement: float = Field(description="Engagement from which a candidate counts as relevant")
+    engagement_midpoint: float = Field(description="Engagement of an item that nobody has been seen to rate")
+    trend_window_days: float = Field(gt=0, description="Trend counts interactions in the days before the query")
+    candidates: int = Field(ge=2, le=52, description="K, candidates per instance")
+    history: int = Field(ge=1, description="H, most recent observed interactions in the prompt")
+    instances: InstanceCounts
+    instances_per_user: int = Field(ge=1, description="Most query times per user")

