@@ -33,5 +33,7 @@ def emit(curve: str, step: int, values: Mapping[str, float]) -> None:
         step: Optimiser step or epoch, counted from 0.
         values: Finite values by metric name.
     """
-    text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+    # families of values (`advantage/std_at_rank_07`) are for plots; a line of text holds the few single ones
+    told = {name: value for name, value in values.items() if name.count("/") == 0 or name.startswith("validation/")}
+    text = "  ".join(f"{name} {value:.4g}" for name, value in told.items())
     curves.info("%s step %d  %s", curve, step, text, extra={"curve": curve, "step": step, "values": dict(values)})

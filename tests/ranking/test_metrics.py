@@ -14,7 +14,9 @@ from flexrec.ranking.metrics import kendall_tau, mrr, ndcg, precision, recall, r
 from flexrec.ranking.needs import Need
 
 # few distinct values, so that ties are common
-GAINS = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 8)), elements=st.sampled_from([0, 0.01, 0.1, 1, 31]))
+GAINS = arrays(
+    np.float64, st.tuples(st.integers(1, 4), st.integers(2, 8)), elements=st.sampled_from([0, 0.01, 0.1, 1, 31])
+)
 RELEVANT = arrays(np.bool_, st.tuples(st.integers(1, 4), st.integers(1, 8)))
 
 
@@ -59,6 +61,12 @@ def test_ndcg_lies_in_the_unit_interval_and_ignores_the_unit_of_gains(ranked, k,
 def test_ndcg_of_the_ideal_order_is_exactly_one(gains, k):
     ideal = -np.sort(-gains, axis=-1)
     assert ndcg(ideal, k).tolist() == [float(row.any()) for row in gains]
+
+
+def test_rounding_never_lifts_ndcg_above_one():
+    # one and two steps above 1: this order's sum rounds to more than the ideal order's
+    step = np.finfo(float).eps
+    assert ndcg(np.array([1 + step, 1 + 2 * step, 1 + 2 * step])) == 1.0
 
 
 @given(gains=GAINS, k=st.integers(1, 10), rank=st.integers(0, 6))

@@ -90,7 +90,10 @@ COMPOSED = Need.model_validate(
         "instruction": "x",
         "relevant": {"rule": "top"},
         "terms": [
-            {"weight": 2.0, "factors": [{"signal": "engagement", "scale": 0.5, "offset": 1.0}, {"signal": "similarity"}]},
+            {
+                "weight": 2.0,
+                "factors": [{"signal": "engagement", "scale": 0.5, "offset": 1.0}, {"signal": "similarity"}],
+            },
             {"weight": -1.0, "factors": [{"signal": "engagement"}]},
             {"weight": 3.0, "factors": [{"signal": "niche"}]},
         ],
@@ -180,7 +183,11 @@ def reference(need: Need, signals: dict[str, list[float]], row: int) -> float:
 
 NUMBER = st.floats(-4, 4).map(lambda value: round(value, 2))
 OTHER = st.builds(
-    Factor, signal=st.sampled_from(SIGNALS[1:]), normalise=st.sampled_from(["none", "minmax"]), scale=NUMBER, offset=NUMBER
+    Factor,
+    signal=st.sampled_from(SIGNALS[1:]),
+    normalise=st.sampled_from(["none", "minmax"]),
+    scale=NUMBER,
+    offset=NUMBER,
 )
 ENGAGED = st.builds(Factor, signal=st.just("engagement"), scale=NUMBER, offset=NUMBER)
 TERMS = st.builds(

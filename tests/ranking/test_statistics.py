@@ -111,7 +111,9 @@ def test_exact_p_value_agrees_with_scipy(seed):
 def test_equal_patterns_count_as_equal_despite_rounding(seed):
     generator = np.random.default_rng(seed)
     thirds = generator.integers(-3, 4, size=6)
-    sums = [abs(sum(s * d for s, d in zip(signs, thirds, strict=True))) for signs in itertools.product((1, -1), repeat=6)]
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, thirds, strict=True))) for signs in itertools.product((1, -1), repeat=6)
+    ]
     expected = np.mean([value >= abs(thirds.sum()) for value in sums])
     assert paired_test(thirds / 3.0, np.zeros(6), np.arange(6), seed=0) == expected
 

@@ -17,7 +17,7 @@ HOSTILE = (
     "\u202egnp.exe | **bold** `code`",
     "Ampersand & Sons \"quoted\" 'twice'",
 )
-METHODS = ("random", "retriever", "popularity", "item_mean", "untrained", "warm_up", "flexrec", "rec_r1")
+METHODS = ("random", "retriever", "popularity", "item_mean", "untrained", "warmed_up", "flexrec", "rec_r1")
 # standard deviation of the noise that a ranker sees on the min-max scale of the true gains
 NOISE = {
     "random": 50.0,
@@ -25,7 +25,7 @@ NOISE = {
     "popularity": 1.0,
     "item_mean": 0.5,
     "untrained": 3.0,
-    "warm_up": 0.9,
+    "warmed_up": 0.9,
     "flexrec": 0.25,
     "rec_r1": 0.4,
 }
@@ -65,9 +65,7 @@ def make_world(users: int = USERS, seed: int = 0) -> SimpleNamespace:
                 "observed_engagement": [float("nan")] * K,
             }
         )
-        labels.append(
-            {"instance_id": instance, "engagement": generator.integers(1, 6, K).astype(float).tolist()}
-        )
+        labels.append({"instance_id": instance, "engagement": generator.integers(1, 6, K).astype(float).tolist()})
     needs = {
         "interest": Need(
             instruction="What the user enjoys",
@@ -106,9 +104,13 @@ def make_world(users: int = USERS, seed: int = 0) -> SimpleNamespace:
     metrics = evaluate_rankings(rankings, labelled, true_labels, needs, kind="exponential", threshold=5.0)
     summary = summarise(
         metrics,
-        references={"flexrec": ("untrained", "warm_up"), "rec_r1": ("untrained", "warm_up")},
+        references={
+            "warmed_up": ("untrained",),
+            "flexrec": ("untrained", "warmed_up", "popularity", "item_mean"),
+            "rec_r1": ("untrained", "warmed_up"),
+        },
         resamples=400,
-        permutations=2000,
+        permutations=10000,
         seed=3,
     )
     return SimpleNamespace(

@@ -1,6 +1,6 @@
 """The critic: predicts the engagement gain of unobserved candidates, with a variance, from observed interactions.
 
-`examples` and `item_statistics` build what it is trained on, `model` and `loss` say what it is, `training` fits it, `prediction`
-and `completion` turn it into the gains that a policy is trained with, `calibration` measures it, `storage` keeps it.
-Importing this package does not import torch.
+`examples` and `item_statistics` make what it learns from, `model` and `loss` say what it is, `training` fits it,
+`prediction` and `completion` make the gains that a policy is trained with, `calibration` measures it, `storage` keeps
+it. This package and the modules without a network do not import torch.
 """

@@ -10,13 +10,16 @@ def beta_nll(
     target: Float[torch.Tensor, "*batch"],
     beta: float,
 ) -> Float[torch.Tensor, "*batch"]:
-    r"""Gaussian negative log-likelihood weighted by the predicted variance, without gradient through the weight.
+    r"""Gaussian negative log-likelihood, weighted by the predicted variance as a constant.
 
-    .. math:: \tfrac12 \left( \frac{(y - \mu)^2}{\sigma^2} + \log \sigma^2 \right) \lfloor \sigma^2 \rfloor^{\beta}
+    .. math:: \lfloor \sigma^{2\beta} \rfloor \cdot \tfrac12 \left( \frac{(y - \mu)^2}{\sigma^2} + \log \sigma^2 \right)
 
-    Source: Seitzer et al., On the Pitfalls of Heteroscedastic Uncertainty Estimation (arXiv 2203.09168), equation 5; constant
-    dropped. The weight undoes the likelihood's neglect of points that it calls noisy: `beta` = 0 is the likelihood, with
-    `beta` = 1 the gradient of the mean is that of the squared error.
+    where the brackets stop the gradient. The likelihood alone neglects the mean of points that it calls noisy; the
+    weight undoes that: with `beta` = 0 this is the likelihood (without its constant), with `beta` = 1 the mean learns
+    as from the squared error.
+
+    Source: Seitzer et al., On the Pitfalls of Heteroscedastic Uncertainty Estimation with Probabilistic Neural Networks
+    (arXiv 2203.09168), section 4.
 
     Args:
         mean: Predicted mean.
@@ -25,7 +28,7 @@ def beta_nll(
         beta: In [0, 1].
 
     Returns:
-        Loss per element, not reduced.
+        Loss of each element.
     """
     nll = 0.5 * ((target - mean).square() / variance + variance.log())
-    return nll * variance.detach().pow(beta)
+    return variance.detach().pow(beta) * nll

@@ -4,21 +4,22 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from flexrec.critic.examples import Gain
 from flexrec.critic.settings import CriticSettings
+from flexrec.ranking.gains import GainKind
 
-STATISTICS = 2
+_STATISTICS = 2
 
 
 class TwoTowerCritic(nn.Module):
-    """History tower and projected item embedding, their interaction, a mean head and a log-variance head.
+    """History tower and projected candidate, their interaction, a mean head and a log-variance head.
 
-    With `u` the user vector and `v` the candidate vector: `[u, v, u*v, |u-v|]` and, if asked for, the item's statistics go
-    through one hidden layer to both heads (FlexRec, arXiv 2603.11901, reward completion; the interaction is our choice). The log
-    variance of the standardised gain is `B tanh(x / B)`, so it lies in (-B, B) and has a gradient everywhere.
+    With the user vector `u` and the candidate vector `v`, `[u, v, u*v, |u-v|]` and, if asked for, the candidate's item
+    statistics go through one hidden layer to both heads. The log variance of the standardised gain is `B tanh(x /
+    B)`: it lies in (-B, B) and has a gradient everywhere. Two towers with mean and variance: FlexRec (arXiv
+    2603.11901); the interaction and the bound are our choice.
 
-    Outputs are on the scale of the gain; the network works on the scale of the buffers `target_mean`, `target_std`,
-    `statistics_mean`, `statistics_std`, which training fills from the fit examples.
+    The network works on the scale of the buffers `target_mean`, `target_std`, `statistics_mean` and `statistics_std`,
+    which training fills from the fit examples; `forward` returns the scale of the gain.
     """
 
     target_mean: torch.Tensor
@@ -26,11 +27,18 @@ class TwoTowerCritic(nn.Module):
     statistics_mean: torch.Tensor
     statistics_std: torch.Tensor
 
-    def __init__(self, settings: CriticSettings, embedding_size: int, gain: Gain) -> None:
+    def __init__(self, settings: CriticSettings, embedding_size: int, gain: GainKind) -> None:
+        """Draw initial weights from torch's global generator.
+
+        Args:
+            settings: Sizes, and how histories and statistics are made.
+            embedding_size: Length d of the item embeddings.
+            gain: How engagement becomes the gain that is predicted.
+        """
         super().__init__()
         self.settings = settings
         self.embedding_size = embedding_size
-        self.gain: Gain = gain
+        self.gain: GainKind = gain
         hidden, width = settings.hidden_size, settings.interaction_size
         self.history_tower = nn.Sequential(
             nn.Linear(embedding_size, hidden),
@@ -40,16 +48,18 @@ class TwoTowerCritic(nn.Module):
             nn.Linear(hidden, width),
         )
         self.candidate_projection = nn.Linear(embedding_size, width)
-        features = 4 * width + (STATISTICS if settings.item_statistics else 0)
-        self.trunk = nn.Sequential(
-            nn.Linear(features, hidden), nn.ReLU(), nn.LayerNorm(hidden), nn.Dropout(settings.dropout)
+        self.interaction = nn.Sequential(
+            nn.Linear(4 * width + (_STATISTICS if settings.item_statistics else 0), hidden),
+            nn.ReLU(),
+            nn.LayerNorm(hidden),
+            nn.Dropout(settings.dropout),
         )
         self.mean_head = nn.Linear(hidden, 1)
         self.log_variance_head = nn.Linear(hidden, 1)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_std", torch.ones(()))
-        self.register_buffer("statistics_mean", torch.zeros(STATISTICS))
-        self.register_buffer("statistics_std", torch.ones(STATISTICS))
+        self.register_buffer("statistics_mean", torch.zeros(_STATISTICS))
+        self.register_buffer("statistics_std", torch.ones(_STATISTICS))
 
     def standardised(
         self,
@@ -62,7 +72,7 @@ class TwoTowerCritic(nn.Module):
         features = [u, v, u * v, (u - v).abs()]
         if self.settings.item_statistics:
             features.append((statistics - self.statistics_mean) / self.statistics_std)
-        hidden = self.trunk(torch.cat(features, dim=-1))
+        hidden = self.interaction(torch.cat(features, dim=-1))
         bound = self.settings.log_variance_bound
         log_variance = bound * torch.tanh(self.log_variance_head(hidden).squeeze(-1) / bound)
         return self.mean_head(hidden).squeeze(-1), log_variance.exp()
@@ -73,12 +83,12 @@ class TwoTowerCritic(nn.Module):
         candidate: Float[torch.Tensor, "batch d"],
         statistics: Float[torch.Tensor, "batch 2"],
     ) -> tuple[Float[torch.Tensor, " batch"], Float[torch.Tensor, " batch"]]:
-        """Mean and variance of the engagement gain.
+        """Mean and variance (> 0) of the engagement gain.
 
         Args:
             history: History embeddings, unit norm or zeros.
-            candidate: Item embeddings of the candidates.
-            statistics: Item statistics of the candidates, as `item_statistics` gives them; not read without the option.
+            candidate: Item embeddings.
+            statistics: `item_statistics` of the candidates; not read without that option.
         """
         mean, variance = self.standardised(history, candidate, statistics)
         return mean * self.target_std + self.target_mean, variance * self.target_std.square()

@@ -5,53 +5,48 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from flexrec.critic.examples import (
-    CriticExamples,
-    ItemEmbeddings,
-    history_embeddings,
-    observed_training,
-)
+from flexrec.critic.examples import CriticExamples, ItemVectors, history_embeddings, observed_training
 from flexrec.critic.item_statistics import item_statistics
 from flexrec.critic.model import TwoTowerCritic
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import engagement_gain
 
-BLOCK = 8192
+_BLOCK = 8192
 
 
 def predict(
     critic: TwoTowerCritic,
-    history: Float[np.ndarray, "n d"],
-    history_row: Int[np.ndarray, " q"],
-    embeddings: Float[np.ndarray, "m d"],
-    candidate: Int[np.ndarray, " q"],
-    statistics: Float[np.ndarray, "q 2"],
-) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, " q"]]:
-    """Mean and variance of the gain of each (history, candidate) pair, without dropout.
+    history: Float[np.ndarray, "m d"],
+    history_row: Int[np.ndarray, " n"],
+    embeddings: Float[np.ndarray, "i d"],
+    candidate: Int[np.ndarray, " n"],
+    statistics: Float[np.ndarray, "n 2"],
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Mean and variance of the gain of each pair of a history and a candidate, without dropout.
 
     Args:
-        critic: The critic; left in evaluation mode.
-        history: History embeddings, float32.
+        critic: The critic; it is left in evaluation mode.
+        history: Float32 history embeddings.
         history_row: Row of `history` of each pair.
-        embeddings: Item embeddings, float32.
+        embeddings: Float32 item embeddings.
         candidate: Row of `embeddings` of each pair.
-        statistics: Item statistics of each pair.
+        statistics: `item_statistics` of each pair.
 
     Returns:
-        Float64 means and variances > 0 on the scale of the gain.
+        Float64 means, and variances > 0, on the scale of the gain.
     """
     critic.eval()
     moments = np.empty((2, len(candidate)))
     with torch.inference_mode():
-        for start in range(0, len(candidate), BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, len(candidate), _BLOCK):
+            block = slice(start, start + _BLOCK)
             mean, variance = critic(
                 torch.from_numpy(history[history_row[block]]),
                 torch.from_numpy(embeddings[candidate[block]]),
                 torch.from_numpy(statistics[block].astype(np.float32)),
             )
-            moments[0, block], moments[1, block] = mean.numpy(), variance.numpy()
+            moments[:, block] = torch.stack([mean, variance]).numpy()
     return moments[0], moments[1]
 
 
@@ -69,6 +64,24 @@ def predict_examples(
     )
 
 
+def predict_held_out(critic: TwoTowerCritic, examples: CriticExamples) -> pd.DataFrame:
+    """Predictions of the test examples beside their labels, for `calibration` and its figure.
+
+    Returns:
+        One row per test example: `event_id`, `mean`, `variance`, `gain` (the label).
+    """
+    test = examples.select("test")
+    mean, variance = predict_examples(critic, test)
+    return pd.DataFrame(
+        {
+            Columns.EVENT_ID: test.event_id,
+            Columns.MEAN: mean,
+            Columns.VARIANCE: variance,
+            "gain": test.target.astype(np.float64),
+        }
+    )
+
+
 def predict_instances(
     critic: TwoTowerCritic,
     labelled_instances: pd.DataFrame,
@@ -77,69 +90,64 @@ def predict_instances(
 ) -> pd.DataFrame:
     """Mean and variance of the engagement gain of every candidate of every instance.
 
-    Item statistics come from the observed interactions of training users; those of the instance's own user are left out, so
-    that a training candidate is predicted without its own label.
+    Item statistics are those of the observed interactions of training users, the instance's own user left out: a
+    training candidate is predicted without its own label.
 
     Args:
         critic: A trained critic.
-        labelled_instances: Table `labelled_instances`; only history and candidates are read.
-        item_embeddings: Table `item_embeddings`, the one the critic was trained with.
+        labelled_instances: Table `labelled_instances`; of it, user, history and candidates are read.
+        item_embeddings: Table `item_embeddings`, the one that the critic was trained with.
         observations: Table `observations`.
 
     Returns:
-        Table `critic_predictions`: instance_id, mean, variance (lists aligned with the candidates).
+        Table `critic_predictions`: `instance_id`, `mean`, `variance` (lists aligned with the candidates).
 
     Raises:
-        InputError: Embeddings of another size than the critic's, or an item without embedding.
+        InputError: Embeddings of another length than in training, or an item without embedding.
     """
-    embeddings = ItemEmbeddings.from_table(item_embeddings)
-    if embeddings.matrix.shape[1] != critic.embedding_size:
+    vectors = ItemVectors.of(item_embeddings)
+    if vectors.matrix.shape[1] != critic.embedding_size:
         raise InputError(
-            f"item_embeddings have {embeddings.matrix.shape[1]} dimensions, the critic was trained with "
+            f"item_embeddings have {vectors.matrix.shape[1]} dimensions, the critic was trained with "
             f"{critic.embedding_size}; train it again with these embeddings"
         )
-    settings = critic.settings
-    sizes = [len(candidates) for candidates in labelled_instances[Columns.CANDIDATES]]
-    instance = np.repeat(np.arange(len(sizes)), sizes)
-    candidates = _flat(labelled_instances[Columns.CANDIDATES], np.int64)
-    candidate = embeddings.rows(candidates, table="labelled_instances")
+    if labelled_instances.empty:
+        raise InputError("labelled_instances is empty; there is nothing to predict")
+    lists = [np.asarray(candidates, dtype=np.int64) for candidates in labelled_instances[Columns.CANDIDATES]]
+    sizes = [len(candidates) for candidates in lists]
+    instance = np.repeat(np.arange(len(lists)), sizes)
+    candidate = vectors.rows(np.concatenate(lists), table="labelled_instances")
     observed = observed_training(observations)
     statistics = item_statistics(
-        candidates,
+        np.concatenate(lists),
         labelled_instances[Columns.USER_ID].to_numpy(np.int64)[instance],
         observed[Columns.ITEM_ID].to_numpy(np.int64),
         observed[Columns.USER_ID].to_numpy(np.int64),
         engagement_gain(observed[Columns.ENGAGEMENT].to_numpy(np.float64), critic.gain),
-        settings.statistics_strength,
+        critic.settings.statistics_strength,
     )
-    history = history_embeddings(
-        *_recent_first(labelled_instances, embeddings, settings.history_length), embeddings.matrix, settings.decay
-    )
-    mean, variance = predict(critic, history, instance, embeddings.matrix, candidate, statistics)
-    cuts = np.cumsum(sizes)[:-1]
+    items, engagements = _recent_first(labelled_instances, vectors, critic.settings.history_length)
+    history = history_embeddings(items, engagements, vectors.matrix, critic.settings.decay)
+    mean, variance = predict(critic, history, instance, vectors.matrix, candidate, statistics)
+    ends = np.cumsum(sizes)[:-1]
     return pd.DataFrame(
         {
             Columns.INSTANCE_ID: labelled_instances[Columns.INSTANCE_ID].to_numpy(np.int64),
-            Columns.MEAN: [part.tolist() for part in np.split(mean, cuts)],
-            Columns.VARIANCE: [part.tolist() for part in np.split(variance, cuts)],
+            Columns.MEAN: [part.tolist() for part in np.split(mean, ends)],
+            Columns.VARIANCE: [part.tolist() for part in np.split(variance, ends)],
         }
     )
 
 
-def _flat(lists: pd.Series, dtype: type) -> np.ndarray:
-    """All entries of a list column in one array."""
-    return np.concatenate([np.asarray(entries, dtype=dtype) for entries in lists]) if len(lists) else np.empty(0, dtype)
-
-
 def _recent_first(
-    labelled_instances: pd.DataFrame, embeddings: ItemEmbeddings, length: int
+    labelled_instances: pd.DataFrame, vectors: ItemVectors, length: int
 ) -> tuple[Int[np.ndarray, "n H"], Float[np.ndarray, "n H"]]:
-    """The latest `length` history items (rows of the embeddings, most recent first, -1 for none) and engagements."""
+    """The `length` latest history items (rows of the vectors, most recent first, -1 for none) and their engagements."""
     items = np.full((len(labelled_instances), length), -1, dtype=np.int64)
     engagements = np.zeros(items.shape)
-    pairs = zip(labelled_instances[Columns.HISTORY_ITEMS], labelled_instances[Columns.HISTORY_ENGAGEMENTS], strict=True)
-    for row, (history, weights) in enumerate(pairs):
+    columns = (labelled_instances[Columns.HISTORY_ITEMS], labelled_instances[Columns.HISTORY_ENGAGEMENTS])
+    for row, (history, weights) in enumerate(zip(*columns, strict=True)):
         recent = np.asarray(history, dtype=np.int64)[::-1][:length]
-        items[row, : len(recent)] = embeddings.rows(recent, table="labelled_instances")
+        items[row, : len(recent)] = vectors.rows(recent, table="labelled_instances")
         engagements[row, : len(recent)] = np.asarray(weights, dtype=np.float64)[::-1][:length]
     return items, engagements

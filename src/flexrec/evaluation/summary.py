@@ -53,7 +53,7 @@ def summarise(
 
     Returns:
         One row per method, need and metric, or one per reference where the method is compared: `method`, `need`,
-        `metric`, `mean`, `low`, `high`, `n` (instances), `users`, `reference` (None where not compared),
+        `metric`, `mean`, `low`, `high`, `n` (instances), `users`, `reference` (missing where not compared),
         `difference` (paired mean, method minus reference) with `difference_low` and `difference_high`, `p`
         (two-sided, paired, clustered by user) and `p_holm` (Holm over all comparisons of the same metric). Only
         quality metrics are compared. Methods and needs keep the order of their first appearance.
@@ -116,7 +116,7 @@ def summarise(
                     }
                     rows.append(row | compared)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table["reference"] = table["reference"].astype(object).where(table["reference"].notna(), None)
+    table["reference"] = table["reference"].astype("str")
     numbers = ["difference", "difference_low", "difference_high", "p", "p_holm"]
     table[numbers] = table[numbers].astype(np.float64)
     for _, tested in table[table["p"].notna()].groupby("metric"):

@@ -101,6 +101,7 @@ def _load_tokenizer_of_gguf(gguf: Path, eos_token_id: int | None) -> Any:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(eos_token_id)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = 1_000_000
+    tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
 
 

@@ -66,10 +66,16 @@ class Table(pa.DataFrameModel):
             raise InputError(f"table {cls.table_name()}: a pandas DataFrame is needed, not {type(check_obj).__name__}")
         if not check_obj.columns.is_unique:
             raise InputError(f"table {cls.table_name()}: a column occurs twice in {list(check_obj.columns)}")
+        columns = cls.to_schema().columns
         frame = check_obj.reset_index(drop=True)
-        for name, column in cls.to_schema().columns.items():
-            if name in frame.columns:
-                frame[name] = cls._converted(frame, name, _dtype_name(column.dtype))
+        for name in [*columns, *frame.columns]:
+            if name not in frame.columns or name not in columns:
+                fault = "missing" if name in columns else "not expected"
+                raise InputError(
+                    cls._place(frame, str(name), None) + f"the column is {fault}; the columns are {', '.join(columns)}"
+                )
+        for name, column in columns.items():
+            frame[name] = cls._converted(frame, name, _dtype_name(column.dtype))
         try:
             return super().validate(frame, head, tail, sample, random_state)
         except SchemaError as error:
@@ -118,7 +124,7 @@ class Table(pa.DataFrameModel):
         if column is not None:
             parts.append(f"column {column}")
         if row is not None:
-            keys = [f"{key} {frame[key].iloc[row]}" for key in cls._key if key in frame.columns]
+            keys = [f"{key} {frame[key].iloc[row]}" for key in cls._key]
             parts.append(f"row {row}" + (f" ({', '.join(keys)})" if keys else ""))
         return ", ".join(parts) + ": "
 
@@ -126,11 +132,6 @@ class Table(pa.DataFrameModel):
     def _explained(cls, error: SchemaError, frame: pd.DataFrame) -> str:
         """One sentence for a broken rule."""
         reason = error.reason_code
-        needed = f"; the columns are {', '.join(cls.to_schema().columns)}"
-        if reason == SchemaErrorReason.COLUMN_NOT_IN_DATAFRAME:
-            return cls._place(frame, _first_case(error), None) + f"the column is missing{needed}"
-        if reason == SchemaErrorReason.COLUMN_NOT_IN_SCHEMA:
-            return cls._place(frame, _first_case(error), None) + f"the column is not expected{needed}"
         column = str(error.schema.name) if isinstance(error.schema, pa.Column) else None
         rule = str(getattr(error.check, "error", None) or error.check)
         if reason == SchemaErrorReason.SERIES_CONTAINS_NULLS:
@@ -139,6 +140,7 @@ class Table(pa.DataFrameModel):
             what = column or ", ".join(cls.to_schema().unique or ())
             rule = f"{what} must be unique, this value occurs more than once"
         cases = error.failure_cases
+        # a rule that itself fails names no row
         if not isinstance(cases, pd.DataFrame) or "index" not in cases or cases["index"].isna().any():
             return cls._place(frame, column, None) + rule
         rows = sorted({int(row) for row in cases["index"]})
@@ -162,11 +164,6 @@ def _is_number(value: object, number: type[int] | type[float]) -> bool:
 def _short(value: object) -> str:
     text = repr(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _first_case(error: SchemaError) -> str:
-    cases = error.failure_cases
-    return str(cases["failure_case"].iloc[0] if isinstance(cases, pd.DataFrame) else cases)
 
 
 # ---- rules for columns of lists ----

@@ -68,10 +68,12 @@ def select_examples(
         Examples from the largest gain to the largest loss; none where no instance was ranked by all the methods.
 
     Raises:
-        InputError: Fewer than two methods or `count` below 1.
+        InputError: Fewer than two methods or a negative `count`.
     """
-    if len(methods) < 2 or count < 1:
-        raise InputError(f"examples need at least two methods and a count of at least 1, got {list(methods)}, {count}.")
+    if len(methods) < 2 or count < 0:
+        raise InputError(
+            f"examples need at least two methods and a count that is not negative, got {list(methods)}, {count}."
+        )
     keys = [Columns.METHOD, Columns.INSTANCE_ID]
     scores = instance_metrics[instance_metrics[Columns.NEED] == need]
     scores = scores[scores[Columns.METHOD].isin(methods)]

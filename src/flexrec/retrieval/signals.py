@@ -219,8 +219,8 @@ class _Candidates:
         sizes = np.array([len(ids) for ids in candidates], dtype=np.int64)
         rows = np.repeat(np.arange(len(instances)), sizes)
         ids = np.concatenate(candidates)
-        items = events.item_ids.get_indexer(ids)
-        users = events.user_ids.get_indexer(instances[Columns.USER_ID])[rows]
+        items = events.item_ids.get_indexer(pd.Index(ids))
+        users = events.user_ids.get_indexer(pd.Index(instances[Columns.USER_ID]))[rows]
 
         keys = events.users.astype(np.int64) * len(events.item_ids) + events.items
         order = np.argsort(keys, kind="stable")

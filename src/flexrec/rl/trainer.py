@@ -14,7 +14,8 @@ would scatter the groups that share a prompt.
 """
 
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from flexrec.policy.engine import score
@@ -87,7 +88,7 @@ class RankingTrainer(GRPOTrainer):
             processing_class=ranker.tokenizer,
             reward_funcs=self._list_reward,
             rollout_func=self.rollout,
-            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(examples))]}),
+            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(examples))]}),
             callbacks=[_Curves(), _Validation(ranker, validation, settings), _Completion()],
             args=GRPOConfig(
                 output_dir=str(work_folder),
@@ -100,8 +101,11 @@ class RankingTrainer(GRPOTrainer):
                 temperature=settings.temperature,
                 learning_rate=settings.learning_rate,
                 lr_scheduler_type="constant",
+                shuffle_dataset=False,
                 max_grad_norm=settings.max_gradient_norm,
                 beta=settings.kl,
+                # GRPO's own KL term; TRL 1.16 would multiply it by the importance ratio
+                use_bias_correction_kl=False,
                 entropy_coef=settings.entropy_bonus,
                 epsilon=settings.clip_low,
                 epsilon_high=settings.clip_high,
@@ -118,6 +122,16 @@ class RankingTrainer(GRPOTrainer):
                 dataloader_pin_memory=False,
             ),
         )
+
+    def _schedule(self, count: int) -> list[int]:
+        """Which examples each step uses, in seeded order, every example once before any twice.
+
+        Written out in full, one epoch for the trainer: it would not find its place in a second one on resumption.
+        """
+        rng = np.random.default_rng(self._seed)
+        wanted = self.rl_settings.steps * self.rl_settings.prompts_per_step
+        rounds = [rng.permutation(count) for _ in range(-(-wanted // count))]
+        return np.concatenate(rounds)[:wanted].tolist()
 
     def rollout(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         """Sample G answers for each of B prompts (TRL's `rollout_func`).
@@ -261,11 +275,12 @@ class _Validation(TrainerCallback):
 
     def __init__(self, ranker: Ranker, examples: Sequence[Example], settings: RlSettings) -> None:
         self._ranker, self._examples, self._settings = ranker, examples[: settings.validation_queries], settings
-        self.log: Callable[[dict[str, float]], None] | None = None
 
     def _measure(self, state: Any) -> None:
-        assert self.log is not None
-        self.log(validation_ndcg(self._ranker, self._examples))
+        values = validation_ndcg(self._ranker, self._examples)
+        # not through the trainer's log(), which would close the books of the running step
+        state.log_history.append({**values, "step": state.global_step})
+        emit("rl", state.global_step, values)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._examples and state.global_step == 0:
@@ -294,7 +309,11 @@ class _Completion(TrainerCallback):
     """Marks whole checkpoints: a training killed while writing one resumes from the one before."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        # Where a checkpoint holds adapters in subfolders, transformers 5.17 loads those and forgets the main one. The
+        # reference adapter is the policy that training started from, and is made again from it on resumption.
+        shutil.rmtree(checkpoint / "ref", ignore_errors=True)
+        (checkpoint / COMPLETE).touch()
 
 
 def last_complete_checkpoint(work_folder: Path) -> Path | None:
@@ -329,9 +348,7 @@ def train_policy(
         The curves, one row per step and metric: `step`, `metric`, `value`.
     """
     trainer = RankingTrainer(ranker, examples, validation, method, settings, work_folder, seed)
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, _Validation):
-            callback.log = trainer.log
+    trainer.remove_callback(PrinterCallback)
     checkpoint = last_complete_checkpoint(work_folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return curves_of(trainer.state.log_history)
@@ -340,4 +357,5 @@ def train_policy(
 def curves_of(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """The trainer's log as a table: `step`, `metric`, `value`."""
     rows = [(int(entry["step"]), name, value) for entry in log_history for name, value in _curve_values(entry).items()]
-    return pd.DataFrame(rows, columns=["step", "metric", "value"])
+    table = pd.DataFrame(rows, columns=["step", "metric", "value"])
+    return table.sort_values(["step", "metric"], ignore_index=True)

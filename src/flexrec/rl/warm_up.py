@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from flexrec.policy.ranker import Ranker
@@ -106,6 +106,7 @@ def warm_up(
             dataloader_pin_memory=False,
         ),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     rows = [
         (int(entry["step"]), "loss", float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry

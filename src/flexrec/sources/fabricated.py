@@ -7,8 +7,6 @@ taste, quality and noise; what is rated when follows taste, popularity and burst
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from flexrec.config import Settings
+from flexrec.files import replacing
 from flexrec.sources.movielens import read_ml_1m
 
 if TYPE_CHECKING:
@@ -47,24 +46,17 @@ class Fabricated(Settings):
 
     def fetch(self, raw_folder: Path) -> Path:
         """Write the archive into `raw_folder`, atomically; the same settings give the same bytes."""
-        raw_folder.mkdir(parents=True, exist_ok=True)
-        content = _archive(self._write_world())
+        content = _archive(self._world())
         target = raw_folder / f"fabricated-{self.users}-{self.items}-{self.seed}.zip"
-        handle, scratch = tempfile.mkstemp(dir=raw_folder, prefix=f".{target.name}-")
-        try:
-            with os.fdopen(handle, "wb") as sink:
-                sink.write(content)
-            Path(scratch).replace(target)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        with replacing(target, "wb") as sink:
+            sink.write(content)
         return target
 
     def read(self, raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Parse the archive with MovieLens-1M's parser into (interactions, items)."""
         return read_ml_1m(raw)
 
-    def _write_world(self) -> dict[str, str]:
+    def _world(self) -> dict[str, str]:
         rng = np.random.default_rng(self.seed)
         topic_count = len(TOPICS)
         has_topic = np.zeros((self.items, topic_count))

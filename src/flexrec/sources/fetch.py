@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from flexrec.errors import InputError
+from flexrec.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +69,12 @@ def fetch_from_index(requirement: str, sha256: str, folder: Path, *, source: boo
     match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)", requirement)
     if match is None:
         raise InputError(f"requirement {requirement!r} must look like name==version")
-    name = match[1]
+    name, version = match[1], match[2]
     suffixes = (".tar.gz", ".zip") if source else (".whl",)
     present = [
         path
         for path in sorted(folder.glob("*"))
-        if path.name.endswith(suffixes)
-        and _canonical(path.name).startswith(_canonical(f"{name}-{match[2]}-").rstrip("-") + "-")
+        if path.name.endswith(suffixes) and _name_and_version(path, suffixes) == (_canonical(name), version)
     ]
     for path in present:
         if sha256_of(path) == sha256:
@@ -164,22 +163,15 @@ def extract_member(archive: Path, member: str, target: Path, sha256: str | None)
     """
     if target.exists() and sha256 is not None:
         return verified(target, sha256)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-    try:
-        digest = hashlib.sha256()
-        with os.fdopen(handle, "wb") as sink, _open_member(archive, member) as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-                sink.write(chunk)
+    digest = hashlib.sha256()
+    with replacing(target, "wb") as sink, _open_member(archive, member) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            sink.write(chunk)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise InputError(
                 f"{archive}: the SHA-256 of its member {member} is {digest.hexdigest()}, expected {sha256}"
             )
-        Path(scratch).replace(target)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
     return target
 
 
@@ -197,6 +189,9 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         else:
             with tarfile.open(archive) as tarred:
                 names = tarred.getnames()
+                # a compressed archive compares its checksum only at its very end, behind the last member
+                while tarred.fileobj is not None and tarred.fileobj.read(_CHUNK):
+                    pass
                 extracted = tarred.extractfile(member) if member in names else None
                 if extracted is None:
                     raise InputError(f"{archive} has no member {member}; it holds {_some(names)}")
@@ -210,6 +205,16 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
 
 def _some(names: list[str], count: int = 8) -> str:
     return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def _name_and_version(path: Path, suffixes: tuple[str, ...]) -> tuple[str, str]:
+    """Split `name-version-tags.whl` or `name-version.tar.gz`."""
+    if path.suffix == ".whl":
+        name, _, rest = path.name.partition("-")
+        return _canonical(name), rest.partition("-")[0]
+    stem = path.name.removesuffix(next(suffix for suffix in suffixes if path.name.endswith(suffix)))
+    name, _, version = stem.rpartition("-")
+    return _canonical(name), version
 
 
 def _canonical(name: str) -> str:

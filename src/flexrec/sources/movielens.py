@@ -31,9 +31,7 @@ ML_100K_FOLDER = "recbole/dataset_example/ml-100k"
 
 STARS = (1.0, 5.0)
 
-_ARTICLES = (
-    "The|A|An|La|Le|Les|L'|Il|Lo|I|Gli|El|Los|Las|Der|Die|Das|Den|Det|Un|Une|Una|Ein|Eine|O|Os|As"  # codespell:ignore
-)
+_ARTICLES = "The|A|An|La|Le|Les|L'|Il|Lo|I|Gli|El|Los|Las|Der|Die|Das|Den|Det|Un|Une|Una|Ein|Eine|O|Os|As"
 _INVERTED = re.compile(rf"(?P<lead>\s*(?:a\.k\.a\. )?)(?P<body>[^()]*\S), (?P<article>{_ARTICLES})(?=\s*(?:[()]|$))")
 
 
@@ -63,6 +61,7 @@ class MovieLens1M:
         target = raw_folder / "ml-1m.zip"
         if target.exists():
             return verified(target, ML_1M_SHA256)
+        raw_folder.mkdir(parents=True, exist_ok=True)
         try:
             return fetch_url(ML_1M_ADDRESS, ML_1M_SHA256, raw_folder)
         except InputError as error:

@@ -53,6 +53,8 @@ def sparsify(
         raise InputError(f"density must be above 0 and at most 1, got {density}")
     connection = ibis.duckdb.connect() if connection is None else connection
     table = connection.read_parquet(interactions) if isinstance(interactions, Path) else ibis.memtable(interactions)
+    # a Parquet file may carry the index of the frame that it was written from
+    table = table.select(Columns.USER_ID, Columns.ITEM_ID, Columns.TIMESTAMP, Columns.ENGAGEMENT, Columns.EVENT_ID)
     users = table.select(Columns.USER_ID).distinct()
     ends = _split_ends(int(connection.execute(users.count())), shares)
 

@@ -55,16 +55,17 @@ def read_delimited(
         names = list(columns)
     if not data:
         raise InputError(f"{file}: there are no rows")
-    rows = data.count(b"\n") + (not data.endswith(b"\n"))
-    if data.count(separator) != rows * (len(names) - 1):
-        for number, line in enumerate(data.split(b"\n"), start=1 + header):
-            if line.count(separator) != len(names) - 1:
-                raise InputError(
-                    f"{file}, row {number}: {line.count(separator) + 1} fields, expected {len(names)} "
-                    f"({', '.join(names)})"
-                )
+    data = data.replace(separator, b"\t")
+    cells = np.frombuffer(data, dtype=np.uint8)
+    breaks = np.flatnonzero(cells == ord("\n"))
+    rows = len(breaks) + (not data.endswith(b"\n"))
+    fields = 1 + np.bincount(np.searchsorted(breaks, np.flatnonzero(cells == ord("\t"))), minlength=rows)
+    if (bad := np.flatnonzero(fields != len(names))).size:
+        raise InputError(
+            f"{file}, row {bad[0] + 1 + header}: {fields[bad[0]]} fields, expected {len(names)} ({', '.join(names)})"
+        )
     frame = pd.read_csv(
-        io.BytesIO(data.replace(separator, b"\t")),
+        io.BytesIO(data),
         sep="\t",
         names=names,
         header=None,

@@ -16,12 +16,17 @@ def critic_calibration_figure(predictions: pd.DataFrame, reliability: pd.DataFra
     """Draw predicted against true gain, and predicted deviation against the error that was made.
 
     Args:
-        predictions: Held-out examples: `variant` (of the critic), `mean` (predicted gain), `gain` (true). Drawn as
-            means of ten equally large groups sorted by prediction, with the standard deviation of the true gains.
-        reliability: Groups of held-out examples: `variant`, `predicted_std`, `rmse`.
+        predictions: Held-out examples: `mean` (predicted gain), `gain` (true). Drawn as means of ten equally large
+            groups sorted by prediction, with the standard deviation of the true gains.
+        reliability: Groups of held-out examples: `predicted_std`, `rmse`.
+
+    Both tables may hold several critics, told apart by a column `variant`.
     """
     if predictions.empty or reliability.empty:
         return empty_figure("No calibration of the critic to show: it has no held-out examples in this run.")
+    predictions, reliability = (
+        table if "variant" in table else table.assign(variant="critic") for table in (predictions, reliability)
+    )
     variants = list(dict.fromkeys(predictions["variant"]))
     figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.14, subplot_titles=["gain", "uncertainty"])
     lines = dashes(variants)
@@ -32,7 +37,7 @@ def critic_calibration_figure(predictions: pd.DataFrame, reliability: pd.DataFra
         spread = reliability[reliability["variant"] == variant].sort_values("predicted_std")
         style = {
             "name": plotly_text(label(variant)),
-            "legendgroup": variant,
+            "legendgroup": plotly_text(variant),
             "line": {"color": _COLOURS[place % len(_COLOURS)], "dash": lines[variant], "width": 2},
             "marker": {"symbol": _SYMBOLS[place % len(_SYMBOLS)], "size": 8},
             "mode": "lines+markers",

@@ -1,0 +1,106 @@
+"""Rankings of the baselines."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from flexrec.baselines.scores import (
+    Baseline,
+    critic_scores,
+    item_mean_scores,
+    popularity_scores,
+    random_scores,
+    retriever_scores,
+    trend_scores,
+)
+from flexrec.errors import InputError
+from flexrec.ranking.columns import Columns
+from flexrec.ranking.gains import GainKind
+from flexrec.ranking.needs import Need
+
+BASELINES: Mapping[str, Baseline] = {
+    "random": random_scores,
+    "retriever": retriever_scores,
+    "popularity": popularity_scores,
+    "item_mean": item_mean_scores,
+    "trend": trend_scores,
+    "critic": critic_scores,
+}
+"""To add one: a function in a module of this package, and a line here."""
+
+
+def rank_by_score(scores: Float[np.ndarray, " K"], tie_break: np.random.Generator) -> Int[np.ndarray, " K"]:
+    """Positions of the candidates, best score first; equal scores in random order.
+
+    The order of the input plays no part: a baseline with many ties must not profit from it.
+
+    Args:
+        scores: Finite, larger is better.
+        tie_break: Orders equal scores; K numbers are drawn.
+
+    Raises:
+        InputError: A score is not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise InputError(f"the score of candidate {np.flatnonzero(~np.isfinite(scores))[0]} is not finite")
+    return np.lexsort((tie_break.random(len(scores)), -scores))
+
+
+def baseline_rankings(
+    labelled_instances: pd.DataFrame,
+    observations: pd.DataFrame,
+    critic_predictions: pd.DataFrame,
+    needs: Mapping[str, Need],
+    *,
+    methods: Sequence[str],
+    gain: GainKind,
+    seed: int,
+    strength: float = 10.0,
+) -> pd.DataFrame:
+    """Rank every instance by every method for every need.
+
+    Args:
+        labelled_instances: Table `labelled_instances`; all its rows are ranked, so pass the split that is wanted.
+        observations: Table `observations`.
+        critic_predictions: Table `critic_predictions`; read by `critic` alone.
+        needs: Needs by name.
+        methods: Names in `BASELINES`.
+        gain: How engagement becomes gain.
+        seed: Seed of the random baseline and of ties, >= 0.
+        strength: Pseudo-observations of the global mean in `item_mean`, > 0.
+
+    Returns:
+        Table `rankings`, by method, need and then in the order of the instances.
+
+    Raises:
+        InputError: An unknown method, no instance, or a score that is not finite.
+    """
+    unknown = [name for name in methods if name not in BASELINES]
+    if unknown:
+        raise InputError(f"baseline {', '.join(map(repr, unknown))} is unknown; choose among {', '.join(BASELINES)}")
+    if labelled_instances.empty:
+        raise InputError("labelled_instances: there is no instance to rank; lower K or raise the density")
+    ids = [int(instance_id) for instance_id in labelled_instances[Columns.INSTANCE_ID]]
+    shown = [np.asarray(candidates, dtype=np.int64) for candidates in labelled_instances[Columns.CANDIDATES]]
+    rows = []
+    for method in methods:
+        for name, need in needs.items():
+            scores = BASELINES[method](
+                labelled_instances,
+                observations=observations,
+                critic_predictions=critic_predictions,
+                need=need,
+                gain=gain,
+                strength=strength,
+                seed=seed,
+            )
+            for instance_id, candidates, values in zip(ids, shown, scores, strict=True):
+                try:
+                    order = rank_by_score(values, np.random.default_rng([seed, instance_id, 0]))
+                except InputError as error:
+                    raise InputError(f"baseline {method}, need {name}, instance {instance_id}: {error}") from error
+                rows.append((method, name, instance_id, candidates[order].tolist(), candidates.tolist(), 0, 0, 0))
+    columns = (Columns.METHOD, Columns.NEED, Columns.INSTANCE_ID, Columns.RANKING, Columns.INPUT_ORDER)
+    return pd.DataFrame(rows, columns=[*columns, Columns.INVALID, Columns.REPEATED, Columns.MISSING])

@@ -1,0 +1,117 @@
+"""One function per baseline: a score for every candidate of every instance, larger is better.
+
+A baseline names the arguments that it reads and ignores the others, see `Baseline`. A score may use what is known at
+the query, or the observed interactions of training users; never a label of the instance itself.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from flexrec.critic.completion import aligned_predictions
+from flexrec.critic.examples import observed_training
+from flexrec.critic.item_statistics import item_statistics
+from flexrec.ranking.columns import Columns
+from flexrec.ranking.gains import GainKind, engagement_gain
+from flexrec.ranking.instances import CANDIDATE_SIGNALS
+from flexrec.ranking.needs import Need, need_gains, uses_engagement
+
+Scores = list[Float[np.ndarray, " K"]]
+
+
+class Baseline(Protocol):
+    """Scores of the candidates, one array per row of `labelled_instances`."""
+
+    def __call__(
+        self,
+        labelled_instances: pd.DataFrame,
+        *,
+        observations: pd.DataFrame,
+        critic_predictions: pd.DataFrame,
+        need: Need,
+        gain: GainKind,
+        strength: float,
+        seed: int,
+    ) -> Scores:
+        """Score the candidates.
+
+        Args:
+            labelled_instances: Table `labelled_instances`, any part of it.
+            observations: Table `observations`.
+            critic_predictions: Table `critic_predictions`.
+            need: What the ranking is for.
+            gain: How engagement becomes gain.
+            strength: Pseudo-observations of the global mean in an item's mean, > 0.
+            seed: For a baseline that draws at random.
+        """
+        ...
+
+
+def random_scores(labelled_instances: pd.DataFrame, *, seed: int, **_: object) -> Scores:
+    """Uniform in [0, 1); each instance has its own generator, so its scores do not depend on the others."""
+    columns = (labelled_instances[Columns.INSTANCE_ID], labelled_instances[Columns.CANDIDATES])
+    return [
+        np.random.default_rng([seed, int(instance_id), 1]).random(len(candidates))
+        for instance_id, candidates in zip(*columns, strict=True)
+    ]
+
+
+def retriever_scores(labelled_instances: pd.DataFrame, **_: object) -> Scores:
+    """Similarity to the history: the retriever's own order."""
+    return _column(labelled_instances, Columns.SIMILARITY)
+
+
+def trend_scores(labelled_instances: pd.DataFrame, **_: object) -> Scores:
+    """Interactions of the days before the query."""
+    return _column(labelled_instances, Columns.TREND)
+
+
+def popularity_scores(labelled_instances: pd.DataFrame, *, observations: pd.DataFrame, **_: object) -> Scores:
+    """log(1 + observed interactions of other training users), over all times."""
+    # neither the unit of the gain nor the shrinkage matters for a count
+    return _statistics(labelled_instances, observations, gain="linear", strength=1.0, column=0)
+
+
+def item_mean_scores(
+    labelled_instances: pd.DataFrame, *, observations: pd.DataFrame, gain: GainKind, strength: float, **_: object
+) -> Scores:
+    """Shrunken mean gain among the observed interactions of other training users, over all times."""
+    return _statistics(labelled_instances, observations, gain=gain, strength=strength, column=1)
+
+
+def critic_scores(
+    labelled_instances: pd.DataFrame, *, critic_predictions: pd.DataFrame, need: Need, **_: object
+) -> Scores:
+    """Gain of the need with the critic's mean as engagement; the mean itself if the need does not use engagement."""
+    means, _variances = aligned_predictions(labelled_instances, critic_predictions)
+    if not uses_engagement(need):
+        return means
+    signals = {name: _column(labelled_instances, name) for name in CANDIDATE_SIGNALS}
+    return [
+        need_gains(need, {**{name: values[row] for name, values in signals.items()}, Columns.ENGAGEMENT: mean})[0]
+        for row, mean in enumerate(means)
+    ]
+
+
+def _column(labelled_instances: pd.DataFrame, name: str) -> Scores:
+    return [np.asarray(values, dtype=np.float64) for values in labelled_instances[name]]
+
+
+def _statistics(
+    labelled_instances: pd.DataFrame, observations: pd.DataFrame, *, gain: GainKind, strength: float, column: int
+) -> Scores:
+    """One column of `item_statistics`, the instance's own user left out."""
+    observed = observed_training(observations)
+    lists = [np.asarray(candidates, dtype=np.int64) for candidates in labelled_instances[Columns.CANDIDATES]]
+    sizes = [len(candidates) for candidates in lists]
+    statistics = item_statistics(
+        np.concatenate(lists),
+        labelled_instances[Columns.USER_ID].to_numpy(np.int64).repeat(sizes),
+        observed[Columns.ITEM_ID].to_numpy(np.int64),
+        observed[Columns.USER_ID].to_numpy(np.int64),
+        engagement_gain(observed[Columns.ENGAGEMENT].to_numpy(np.float64), gain),
+        strength,
+    )
+    return np.split(statistics[:, column], np.cumsum(sizes)[:-1])

@@ -1,0 +1,27 @@
+"""Prompts and answers: an instance and a need become chat messages, an answer becomes a permutation and token spans."""
+
+from flexrec.prompting.answers import (
+    Answer,
+    complete_order,
+    parse_answer,
+    render_answer,
+    token_offsets,
+    token_ranks,
+)
+from flexrec.prompting.identifiers import identifier_tokens, identifiers
+from flexrec.prompting.messages import build_messages, neutralise
+from flexrec.prompting.settings import PromptSettings
+
+__all__ = [
+    "Answer",
+    "PromptSettings",
+    "build_messages",
+    "complete_order",
+    "identifier_tokens",
+    "identifiers",
+    "neutralise",
+    "parse_answer",
+    "render_answer",
+    "token_offsets",
+    "token_ranks",
+]

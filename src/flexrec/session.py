@@ -1,0 +1,108 @@
+"""The session behind `kedro run`: checks what was asked for before anything runs, and speaks plainly when it fails."""
+
+import difflib
+import importlib
+import importlib.util
+import logging
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+from kedro.config import MissingConfigException
+from kedro.framework.project import settings
+from kedro.framework.session import KedroSession
+from kedro.runner import AbstractRunner, SequentialRunner
+from kedro.validation.exceptions import ParameterValidationError
+
+from flexrec.errors import InputError
+from flexrec.runner import FingerprintRunner, RunSpecs, user_error
+
+logger = logging.getLogger(__name__)
+
+
+class FlexrecSession(KedroSession):
+    """A Kedro session that reuses what is up to date.
+
+    A mistake of the user ends a run with one message and exit code 1; the traceback is logged at debug level. Any other
+    exception keeps its traceback.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hook_manager.add_hookspecs(RunSpecs)
+
+    # What Kedro's takes beyond these is passed on by keyword.
+    def run(  # type: ignore[override]
+        self,
+        pipeline_name: str | None = None,
+        pipeline_names: list[str] | None = None,
+        tags: Iterable[str] | None = None,
+        runner: AbstractRunner | None = None,
+        **selection: Any,
+    ) -> dict[str, Any]:
+        """Run pipelines; as Kedro's, with `FingerprintRunner` in the place of `SequentialRunner`.
+
+        Raises:
+            click.ClickException: The user can repair it; the message says how.
+        """
+        if runner is None or type(runner) is SequentialRunner:
+            runner = FingerprintRunner(is_async=getattr(runner, "_is_async", False))
+        try:
+            self._check_parameters()
+            return super().run(pipeline_name, pipeline_names, tags, runner, **selection)
+        except Exception as error:
+            if (message := _message(error)) is None:
+                raise
+            logger.debug("The run failed.", exc_info=True)
+            raise click.ClickException(message) from error
+        finally:
+            self._hook_manager.hook.after_run_left()
+
+    def _check_parameters(self) -> None:
+        """Refuse run-time parameters that do not exist, and values that the project refuses.
+
+        Raises:
+            InputError: Names the key and the allowed ones, or is the project's own.
+        """
+        try:
+            if given := self.store.get("runtime_params"):
+                loader = settings.CONFIG_LOADER_CLASS(
+                    conf_source=self._conf_source, env=self.store.get("env"), **settings.CONFIG_LOADER_ARGS
+                )
+                _check_keys(given, {**loader["parameters"], "fresh": False}, "")
+            parameters = self._get_config_loader()["parameters"]
+        except MissingConfigException:
+            return
+        name = f"{self._package_name}.selection"
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name).validate_selection(parameters)
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:
+    for key, value in given.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), [str(k) for k in known], n=1)
+            raise InputError(
+                f"unknown parameter `{path}{key}`."
+                + (f" Did you mean `{path}{close[0]}`?" if close else "")
+                + f" Allowed: {', '.join(f'{path}{k}' for k in sorted(known, key=str))}."
+            )
+        # An empty mapping or null in the configuration may be filled with anything.
+        if isinstance(value, Mapping) and known[key]:
+            if not isinstance(known[key], Mapping):
+                raise InputError(f"parameter `{path}{key}` has no parts: it is {known[key]!r}")
+            _check_keys(value, known[key], f"{path}{key}.")
+
+
+def _message(error: Exception) -> str | None:
+    """What to tell the user, or None where the traceback is what helps."""
+    if (known := user_error(error)) is not None:
+        return str(known)
+    if isinstance(error, ParameterValidationError):
+        return str(error)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    if isinstance(error, ValueError) and raised_in in ("kedro.framework.session.session", "kedro.pipeline.pipeline"):
+        return str(error)  # an unknown pipeline, node, tag or dataset on the command line
+    return None

@@ -1,0 +1,43 @@
+"""The project's settings for Kedro."""
+
+import os
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from omegaconf.resolvers import oc
+
+from flexrec.hooks import TrackingHooks
+from flexrec.session import FlexrecSession
+
+# No telemetry: Kedro and MLflow read the first (the word, not 1), TRL and the hub's client the second.
+os.environ.setdefault("DO_NOT_TRACK", "true")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _entry(kind: str, table: str, name: Any, *, _root_: Any) -> Any:
+    from flexrec.selection import entry
+
+    return entry(kind, table, name, _root_=_root_)
+
+
+def _entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
+    from flexrec.selection import entries
+
+    return entries(kind, table, names, _root_=_root_)
+
+
+SESSION_CLASS = FlexrecSession
+HOOKS = (TrackingHooks(),)
+CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # an environment overrides single keys, not whole blocks
+    "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
+    "config_patterns": {
+        "parameters": ["parameters*", "parameters*/**", "datasets.yml", "needs.yml", "methods.yml", "models.yml"],
+        "mlflow": ["mlflow.yml"],
+    },
+    # Kedro takes `oc.env` away outside credentials
+    "custom_resolvers": {"oc.env": oc.env, "entry": _entry, "entries": _entries},
+}

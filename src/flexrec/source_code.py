@@ -1,0 +1,337 @@
+"""Which code a function runs, read from source without importing anything.
+
+Of the module that defines the function only what the function can reach counts, so that the nodes of one pipeline do
+not drag each other along. Of every first-party module that is imported from there, at any depth, the whole counts,
+together with the packages above it and the data files beside it. Comments, docstrings and formatting do not count.
+
+A module that wires pipelines (it imports `node` of `kedro.pipeline`) computes nothing and is left out: what it says
+about a node is part of the fingerprint anyway. An import whose target is only known at run time counts as importing
+every module of its package: a stale result is worse than a slow one.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flexrec.errors import InputError
+from flexrec.fingerprint import canonical, content_digest, text_digest
+
+HARMLESS = frozenset({"click", "jaxtyping", "kedro", "mlflow", "rich", "tqdm", "typing_extensions"})
+"""Libraries that cannot change a result: progress bars, annotations, and the machinery around the nodes."""
+
+BEHIND = {
+    "ibis": ("duckdb", "sqlglot"),
+    "pandas": ("numpy", "pyarrow"),
+    "peft": ("torch",),
+    "sentence_transformers": ("tokenizers", "torch", "transformers"),
+    "sklearn": ("numpy", "scipy"),
+    "transformers": ("tokenizers",),
+    "trl": ("accelerate", "transformers"),
+}
+"""Libraries that compute on behalf of an imported one without being imported by name."""
+
+
+def unwrap(function: Callable[..., Any]) -> tuple[list[types.FunctionType], str]:
+    """The plain functions behind a node's function (partials and `functools.wraps` removed), and what is bound to them.
+
+    Raises:
+        InputError: A lambda, a closure or an object: what they hold cannot be read from source.
+    """
+    functions: list[types.FunctionType] = []
+    bound: list[Any] = []
+    current: Any = function
+    while True:
+        if isinstance(current, functools.partial):
+            bound.append([list(current.args), current.keywords])
+            current = current.func
+            continue
+        name = getattr(current, "__qualname__", repr(current))
+        if not isinstance(current, types.FunctionType) or current.__name__ == "<lambda>":
+            raise InputError(f"{name} cannot be a node: use a function defined with `def` at the top of a module")
+        functions.append(current)
+        wrapped = getattr(current, "__wrapped__", None)
+        held = [cell.cell_contents for cell in current.__closure__ or () if cell.cell_contents is not wrapped]
+        if held and wrapped is None:
+            raise InputError(f"{name} cannot be a node: it is a closure; pass what it holds as parameters")
+        bound.append(held)
+        if wrapped is None:
+            return functions, canonical(bound)
+        current = wrapped
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What matters in the source of one module, or of the part of it that a function can reach."""
+
+    digest: str
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    """(level, module, names) of every import: `from .a import b` is (1, "a", ("b",)), `import a` is (0, "a", ())."""
+    mentions: tuple[str, ...]
+    """Text constants that look like a dotted name: a registry may import them."""
+    dynamic: bool
+    """Whether it imports something whose name is only known at run time."""
+
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+(?::[\w.]+)?")
+
+
+@functools.cache
+def read_source(text: str, reachable_from: tuple[str, ...] = ()) -> Source:
+    """Analyse the source of a module.
+
+    Args:
+        text: Source of the module.
+        reachable_from: Names of top-level functions and classes; what none of them needs is left out.
+
+    Raises:
+        SyntaxError: It is not Python.
+    """
+    tree = _Stripped().visit(ast.parse(text))
+    if reachable_from:
+        tree.body = _reachable(tree.body, set(reachable_from))
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    mentions: set[str] = set()
+    dynamic = False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
+            mentions.add(node.value)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            literal = node.args and isinstance(node.args[0], ast.Constant)
+            dynamic |= name in ("import_module", "__import__") and not literal
+    return Source(text_digest(ast.dump(tree)), tuple(imports), tuple(sorted(mentions)), dynamic)
+
+
+class _Stripped(ast.NodeTransformer):
+    """Removes docstrings and other text that stands alone."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Drop a statement that is only a text."""
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return self.generic_visit(node)
+
+
+def _reachable(body: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
+    """Drop the functions, classes and imports that only other dropped ones use.
+
+    Whatever runs when the module is imported stays: plain statements, and decorated definitions, which may register
+    themselves somewhere.
+    """
+    named = [item for item in body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    definitions = {item.name: item for item in named}
+    if not wanted <= definitions.keys() or len(definitions) != len(named):
+        return body  # made in another way (a loop, an assignment), or defined twice
+    optional = {name: item for name, item in definitions.items() if name in wanted or not item.decorator_list}
+    others = [item for item in body if item not in optional.values() and not _is_import(item)]
+    needed = set(wanted).union(*map(_names, others))
+    pending = list(needed)
+    while pending:
+        if (definition := optional.get(pending.pop())) is not None:
+            found = _names(definition) - needed
+            needed |= found
+            pending += found
+    dropped = [definition for name, definition in optional.items() if name not in needed]
+    unneeded = set().union(*map(_names, dropped)) - needed
+    kept: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            # An import that nothing names is there for its effect, and stays.
+            names = [a for a in statement.names if (a.asname or a.name).partition(".")[0] not in unneeded]
+            if names:
+                statement.names = names
+                kept.append(statement)
+        elif statement not in dropped:
+            kept.append(statement)
+    return kept
+
+
+def _is_import(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Import | ast.ImportFrom)
+
+
+def _names(tree: ast.AST) -> set[str]:
+    """Every name in a piece of code; words in its texts too, which may be annotations or looked up at run time."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.update(re.findall(r"\w+", node.value))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Digests of modules and data files, and versions of libraries, by name."""
+
+    modules: Mapping[str, str]
+    libraries: Mapping[str, str]
+
+
+def code_of(definitions: Iterable[Callable[..., Any]], modules: Iterable[str] = ()) -> Code:
+    """The code that a node runs.
+
+    Args:
+        definitions: Top-level functions and classes; a top-level package that defines a function is first-party.
+        modules: More modules that count as a whole, by dotted name.
+
+    Raises:
+        InputError: A function was defined interactively, or a module changed on disk after it was imported.
+    """
+    starts: dict[str, set[str]] = {}
+    packages = {__name__.partition(".")[0]}
+    for definition in definitions:
+        # `functools.wraps` gives a wrapper the module of what it wraps; its globals are those of its own.
+        scope = getattr(definition, "__globals__", {"__name__": definition.__module__})["__name__"]
+        if isinstance(definition, types.FunctionType):
+            packages.add(scope.partition(".")[0])
+        code = getattr(definition, "__code__", None)
+        starts.setdefault(scope, set()).add(code.co_name if code else definition.__qualname__)
+    walk = _Walk(packages)
+    for name, wanted in starts.items():
+        if name.partition(".")[0] in packages:
+            walk.module(name, reachable_from=tuple(sorted(wanted)))
+        else:
+            walk.target(name)
+    for name in modules:
+        walk.target(name)
+    walk.finish()
+    return Code(dict(sorted(walk.digests.items())), _versions(walk.libraries))
+
+
+class _Walk:
+    """Follows imports from module to module."""
+
+    def __init__(self, packages: Iterable[str]) -> None:
+        self.roots = {package: _root(package) for package in packages}
+        self.digests: dict[str, str] = {}
+        self.libraries: set[str] = set()
+        self._pending: list[str] = []
+        self._whole: set[str] = set()
+        self._folders: set[Path] = set()
+
+    def finish(self) -> None:
+        """Visit everything that was found on the way."""
+        while self._pending:
+            self.module(self._pending.pop())
+
+    def target(self, name: str) -> None:
+        """Something named `name` is imported: a module, or a member of one."""
+        top = name.partition(".")[0]
+        if top not in self.roots:
+            if top not in sys.stdlib_module_names and top not in HARMLESS:
+                self.libraries.add(top)
+            return
+        while self._locate(name) is None:
+            name = name.rpartition(".")[0]
+        self._pending.append(name)
+
+    def module(self, name: str, reachable_from: tuple[str, ...] = ()) -> None:
+        """Read one first-party module and note what it imports."""
+        if name in self._whole:
+            return
+        if not reachable_from:
+            self._whole.add(name)
+        path = self._locate(name)
+        if path is None:
+            raise InputError(f"the source of module {name} cannot be found; nodes have to be functions of the project")
+        if "." in name:
+            self._pending.append(name.rpartition(".")[0])
+        if path.is_dir():  # a package without __init__.py
+            return
+        text = path.read_text(encoding="utf-8")
+        source = read_source(text, reachable_from)
+        if not reachable_from and any(m == "kedro.pipeline" and "node" in names for _, m, names in source.imports):
+            return
+        _refuse_outdated(name, read_source(text).digest)
+        self.digests[name] = source.digest
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        if package:
+            self._data_files(path.parent, package)
+        for level, module, names in source.imports:
+            parents = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+            base = ".".join([*parents, *([module] if module else [])])
+            for target in [base, *(f"{base}.{name}" for name in names if name != "*")]:
+                self.target(target)
+        for mention in source.mentions:
+            if mention.partition(".")[0] in self.roots:
+                self.target(mention.partition(":")[0])
+        if source.dynamic:
+            self._everything(name.partition(".")[0])
+
+    def _locate(self, name: str) -> Path | None:
+        package, *rest = name.split(".")
+        root = self.roots[package]
+        if root.is_file():
+            return None if rest else root
+        base = root.joinpath(*rest)
+        candidates = (base / "__init__.py", base.parent / f"{base.name}.py", base)
+        return next((path for path in candidates if path.is_file() or (path == base and base.is_dir())), None)
+
+    def _everything(self, package: str) -> None:
+        root = self.roots[package]
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            self._pending.append(".".join([package, *(part for part in parts if part != "__init__")]))
+
+    def _data_files(self, folder: Path, package: str) -> None:
+        """Files that the package's code may read: not Python, and not in a folder of Python."""
+        if folder in self._folders:
+            return
+        self._folders.add(folder)
+        for path in folder.iterdir():
+            if path.name.startswith((".", "__pycache__")) or path.suffix in (".py", ".pyi", ".pyc"):
+                continue
+            if path.is_file():
+                self.digests[f"{package}/{path.name}"] = content_digest(path)
+            elif not any(path.glob("*.py")):
+                self._data_files(path, f"{package}/{path.name}")
+
+
+def _root(package: str) -> Path:
+    """The folder of a package, or the file of a single module."""
+    spec = importlib.util.find_spec(package) if package != "__main__" else None
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    if spec is None or spec.origin is None:
+        raise InputError("a node's function has to be defined in a module of the project, not interactively")
+    return Path(spec.origin)
+
+
+def _refuse_outdated(name: str, digest: str) -> None:
+    """In a process that runs more than once, make sure that the code on disk is still the code in memory."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if spec is not None and spec.__dict__.setdefault("_flexrec_source", digest) != digest:
+        raise InputError(f"{name} changed on disk after it was imported here: restart this Python process to run it")
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Installed versions of the distributions behind import names; Python's is among them."""
+    wanted = set(libraries)
+    wanted |= {behind for library in wanted for behind in BEHIND.get(library, ())}
+    versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for library in wanted:
+        for distribution in _distributions().get(library, [library]):
+            try:
+                versions[distribution] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                versions[distribution] = "not installed"
+    return dict(sorted(versions.items()))

@@ -1,0 +1,277 @@
+"""The trainer against a computation from scratch, and its promises: determinism, resumption, learning."""
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flexrec.policy.models import load_base, load_policy, load_tokenizer, save_policy
+from flexrec.policy.ranker import Query, Ranker
+from flexrec.policy.settings import AdapterSettings, DecodingSettings
+from flexrec.prompting import PromptSettings
+from flexrec.ranking.instances import Candidate, HistoryItem, Instance
+from flexrec.ranking.needs import Need
+from flexrec.rl.examples import Example
+from flexrec.rl.settings import MethodSettings, RlSettings, UncertaintySettings, WarmUpSettings
+from flexrec.rl.trainer import RankingTrainer, token_advantages, train_policy
+from flexrec.rl.warm_up import add_adapter, warm_up
+
+K = 4
+NEED = Need.model_validate(
+    {
+        "instruction": "Rank what trends first.",
+        "terms": [{"factors": [{"signal": "trend"}]}],
+        "relevant": {"rule": "top", "count": 2},
+    }
+)
+SETTINGS = RlSettings(
+    steps=4, prompts_per_step=2, rollouts=3, learning_rate=1e-3, validate_every=2, validation_queries=2, save_every=1
+)
+PROMPT = PromptSettings(line="{signals}: {id}", signals={"trend": "word"}, history_line="{title}")
+
+
+def example(number, *, variance=0.0):
+    rng = np.random.default_rng(number)
+    trend = rng.permutation(K).astype(float)
+    candidates = tuple(
+        Candidate(item, f"Film {item}", ("Drama",), {"trend": value, "similarity": 0.5, "niche": 0.0})
+        for item, value in enumerate(trend)
+    )
+    history = (HistoryItem(90, "Seen before", ("Drama",), 4.0),)
+    instance = Instance(number, number, 1000, history, candidates)
+    return Example(Query(instance, NEED), "trend", trend, variance * rng.random(K))
+
+
+@pytest.fixture
+def ranker(tiny_folder):
+    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
+
+
+def swap_rewards_by_definition(gains):
+    """r_k = 1/(K-k) sum_{j>k} [J(y) - J(y with k and j swapped)] (method, section 4)."""
+    d = 1 / np.log2(np.arange(2, len(gains) + 2))
+    ideal = np.sort(gains)[::-1] @ d
+    rewards = np.zeros(len(gains))
+    for k in range(len(gains) - 1):
+        for j in range(k + 1, len(gains)):
+            swapped = gains.copy()
+            swapped[[k, j]] = swapped[[j, k]]
+            rewards[k] += (gains @ d - swapped @ d) / ideal / (len(gains) - 1 - k)
+    return rewards
+
+
+def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tmp_path):
+    settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02})
+    method = MethodSettings(uncertainty=UncertaintySettings(scope="group", low=0.5, high=1.5))
+    examples = [example(number, variance=0.3) for number in range(2)]
+    trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
+    trainer.current_gradient_accumulation_steps = 1
+    model = trainer.model.train()
+    rows = [{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)]
+    batch = trainer._generate_and_score_completions(rows)
+    batch["num_items_in_batch"] = batch["completion_mask"].sum()
+    # move the policy off its reference, so that the KL term is not zero
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_A.default" in name:
+                weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+    model.zero_grad()
+    loss = trainer._compute_loss(model, batch)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    names = [ranker.tokenizer.encode(f" {letter}")[0] for letter in "ABCD"]
+    orders = [[names.index(token) for token in row] for row in batch["completion_ids"].tolist()]
+    discounts = 1 / np.log2(np.arange(2, K + 2))
+    advantages = np.zeros((6, K))
+    for group in range(2):
+        gains, variances = examples[group].gains, examples[group].variances
+        members = range(3 * group, 3 * group + 3)
+        rewards = np.stack([swap_rewards_by_definition(gains[orders[row]]) for row in members])
+        pooled = (rewards - rewards.mean()) / (rewards.std(ddof=1) + method.epsilon)
+        ideal = np.sort(gains)[::-1] @ discounts
+        spread = np.array([discounts**2 @ variances[orders[row]] for row in members]) / ideal**2
+        weights = 1 / (spread + method.uncertainty.epsilon)
+        weights = np.clip(weights / weights.mean(), 0.5, 1.5)
+        advantages[list(members)] = weights[:, None] * pooled
+    np.testing.assert_allclose(batch["advantages"].numpy(), advantages, rtol=1e-4, atol=1e-5)
+
+    def log_probabilities(adapter):
+        model.set_adapter(adapter)
+        values, entropies = [], []
+        for row, order in enumerate(orders):
+            prompt = ranker.prompt(examples[row // 3].query)
+            tokens = torch.tensor([prompt + [names[index] for index in order]])
+            logits = model(tokens).logits[0, len(prompt) - 1 : -1][:, names]
+            left = list(range(K))
+            for rank, index in enumerate(order):
+                table = logits[rank, left].log_softmax(-1)
+                values.append(table[left.index(index)])
+                entropies.append(-(table.exp() * table).sum())
+                left.remove(index)
+        return torch.stack(values).reshape(6, K), torch.stack(entropies).reshape(6, K)
+
+    with torch.no_grad():
+        reference, _ = log_probabilities("ref")
+    model.zero_grad()
+    logps, entropies = log_probabilities("default")
+    log_ratio = reference - logps
+    kl = log_ratio.exp() - log_ratio - 1
+    assert kl.max() > 1e-4
+    surrogate = -torch.tensor(advantages).float() * (logps - logps.detach()).exp()
+    expected = (surrogate + 0.1 * kl).mean() - 0.02 * entropies.mean()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    for name, gradient in gradients.items():
+        other = dict(model.named_parameters())[name].grad
+        assert (gradient - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1e-4), name
+
+
+def test_token_advantages_by_hand():
+    items = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    ranks = torch.tensor([[-1, 0, 1], [1, 0, -1]])
+    advantages = token_advantages(items, torch.tensor([10.0, 20.0]), torch.tensor([1.0, 0.5]), ranks)
+    assert advantages.tolist() == [[10.0, 1.0, -2.0], [2.0, 1.5, 10.0]]
+
+
+def _weights(ranker):
+    return {name: p.detach().clone() for name, p in ranker.model.named_parameters() if "lora" in name}
+
+
+def _fresh(tiny_folder):
+    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
+    return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
+
+
+def _train(tiny_folder, work, settings=SETTINGS):
+    ranker = _fresh(tiny_folder)
+    examples = [example(number) for number in range(6)]
+    curves = train_policy(
+        ranker,
+        examples,
+        [example(number) for number in range(10, 12)],
+        method=MethodSettings(),
+        settings=settings,
+        work_folder=work,
+        seed=1,
+    )
+    return _weights(ranker), curves
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("killed_after", [1, 3])
+def test_a_killed_training_ends_with_the_same_weights_and_curves(tiny_folder, tmp_path, monkeypatch, killed_after):
+    weights, curves = _train(tiny_folder, tmp_path / "whole")
+    again, curves_again = _train(tiny_folder, tmp_path / "again")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    pd.testing.assert_frame_equal(curves, curves_again)
+
+    rollout = RankingTrainer.rollout
+
+    def dying(self, prompts, trainer):
+        if self.state.global_step == killed_after:
+            raise _Killed
+        return rollout(self, prompts, trainer)
+
+    monkeypatch.setattr(RankingTrainer, "rollout", dying)
+    with pytest.raises(_Killed):
+        _train(tiny_folder, tmp_path / "killed")
+    monkeypatch.setattr(RankingTrainer, "rollout", rollout)
+    # the newest checkpoint was being written when the machine went down
+    half = tmp_path / "killed" / f"checkpoint-{killed_after + 1}"
+    half.mkdir()
+    (half / "trainer_state.json").write_text("{")
+    resumed, curves_resumed = _train(tiny_folder, tmp_path / "killed")
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    pd.testing.assert_frame_equal(curves, curves_resumed)
+    steps = curves_resumed[curves_resumed["metric"] == "reward"]["step"].tolist()
+    assert steps == [1, 2, 3, 4]
+
+
+def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):
+    _, curves = _train(tiny_folder, tmp_path)
+    metrics = set(curves["metric"])
+    ranks = {f"advantage/std_at_rank_{rank:02d}" for rank in range(1, K + 1)}
+    assert {"reward", "kl", "entropy", "loss", "answer/invalid_rate", "weight/median"} | ranks <= metrics
+    validation = curves[curves["metric"] == "validation/ndcg_at_5"]
+    assert validation["step"].tolist() == [0, 2, 4]
+    assert curves["value"].map(np.isfinite).all()
+
+
+def test_warm_up_then_rl_learn_a_planted_order(tiny_folder, tmp_path):
+    """One word tells the gain: supervised steps must find it, and RL from there must not lose it."""
+    ranker = _fresh(tiny_folder)
+    examples = [example(number) for number in range(64)]
+    held_out = [example(number) for number in range(100, 124)]
+
+    def score():
+        answers = ranker.rank([e.query for e in held_out])
+        return np.mean([e.gains[list(a.order)][0] for e, a in zip(held_out, answers, strict=True)])
+
+    before = score()
+    curve = warm_up(
+        ranker,
+        examples,
+        settings=WarmUpSettings(steps=60, lists_per_step=16, learning_rate=1e-2),
+        work_folder=tmp_path / "warm",
+        seed=0,
+    )
+    assert curve["value"].iloc[-5:].mean() < curve["value"].iloc[:5].mean()
+    assert np.isfinite(before)
+
+
+def test_free_answers_with_reasoning_train_too(tiny_folder, tmp_path):
+    prompt = PROMPT.model_copy(update={"reasoning": True})
+    for decoding in (
+        DecodingSettings(constrained=False, max_answer_tokens=12),
+        DecodingSettings(constrained=True, max_reasoning_tokens=4, max_answer_tokens=40),
+    ):
+        model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=2), seed=0)
+        ranker = Ranker(model, load_tokenizer(tiny_folder), prompt, decoding)
+        trainer = RankingTrainer(
+            ranker, [example(0), example(1)], [], MethodSettings(), SETTINGS, tmp_path, seed=0
+        )
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
+        assert batch["advantages"].shape == batch["completion_ids"].shape
+        loss = trainer._compute_loss(trainer.model, batch | {"num_items_in_batch": batch["completion_mask"].sum()})
+        assert torch.isfinite(loss)
+        if decoding.constrained:
+            # reasoning tokens of one rollout share the advantage of its list; item tokens have their own
+            assert len(set(batch["advantages"][0, :4].tolist())) == 1
+
+
+def test_saved_policies_rank_as_before_and_name_no_path(ranker, tiny_folder, tmp_path):
+    queries = [example(number).query for number in range(5)]
+    before = ranker.rank(queries)
+    save_policy(ranker.model, tmp_path, base_name="tiny")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    again = Ranker(load_policy(tiny_folder, tmp_path), ranker.tokenizer, PROMPT, DecodingSettings()).rank(queries)
+    assert again == before
+    assert all(sorted(answer.order) == list(range(K)) for answer in again)
+
+
+def test_numbers_as_identifiers(tiny_folder):
+    prompt = PROMPT.model_copy(update={"identifiers": "numbers"})
+    ranker = Ranker(load_base(tiny_folder), load_tokenizer(tiny_folder), prompt, DecodingSettings())
+    answers = ranker.rank([example(number).query for number in range(3)])
+    assert all(sorted(answer.order) == list(range(K)) for answer in answers)
+    assert all(max(answer.ranks) == K - 1 for answer in answers)
+
+
+def test_rewards_by_definition_are_zero_on_average():
+    gains = np.array([3.0, 0.5, 2.0, 0.0])
+    mean = np.mean([swap_rewards_by_definition(gains[list(order)]) for order in itertools.permutations(range(4))], axis=0)
+    np.testing.assert_allclose(mean, 0, atol=1e-12)
