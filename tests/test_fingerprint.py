@@ -52,7 +52,7 @@ class Table(RootModel[dict[str, Rl]]):
         (Rl(), '{"reward":{"kind":"swap"},"steps":10}'),
         # pydantic's own dump would drop the field that only the subclass has
         (Rl(reward=Sharper()), '{"reward":{"kind":"swap","power":2},"steps":10}'),
-        (Table({"a": Rl(steps=1)}), '{"root":{"a":{"reward":{"kind":"swap"},"steps":1}}}'),
+        (Table({"a": Rl(steps=1)}), '{"a":{"reward":{"kind":"swap"},"steps":1}}'),
         ({"b": (1, 2.0), "a": {3, 1}}, '{"a":[1,3],"b":[1,2.0]}'),
         (Colour.RED, '"red"'),
         (Path("a") / "b", '"a/b"'),

@@ -234,14 +234,33 @@ def test_libraries_count_by_version(shop: Shop, monkeypatch: pytest.MonkeyPatch)
     assert found["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
+def test_what_is_named_counts_without_its_neighbours(shop: Shop) -> None:
+    shop.write("schemas.py", "class Items:\n    a: int\n\nclass Users:\n    b: int\n")
+
+    def schemas(name: str) -> str | None:
+        shop.code()
+        return code_of([sys.modules["shop.nodes"].total], [name]).modules.get("shop.schemas")
+
+    before = {name: schemas(name) for name in ("shop.schemas.Items", "shop.schemas.Users", "shop.schemas")}
+    assert len({*before.values()}) == 3
+    shop.edit("schemas.py", "b: int", "b: str")
+    changed = {name for name, digest in before.items() if schemas(name) != digest}
+    assert changed == {"shop.schemas.Users", "shop.schemas"}
+    assert schemas("pandas.DataFrame") is None
+    assert "pandas" in code_of([sys.modules["shop.nodes"].total], ["pandas.DataFrame"]).libraries
+
+
 def test_a_class_counts_without_its_neighbours(shop: Shop) -> None:
-    shop.code()
-    nodes = sys.modules["shop.nodes"]
-    before = code_of([nodes.total, nodes.Money]).modules["shop.nodes"]
+    def nodes() -> str:
+        shop.code()
+        module = sys.modules["shop.nodes"]
+        return code_of([module.total, module.Money]).modules["shop.nodes"]
+
+    before = nodes()
+    shop.edit("nodes.py", "return forms.area(x) + find(x)", "return find(x) - forms.area(x)")
+    assert nodes() == before
     shop.edit("nodes.py", "    pass", "    x = 1")
-    shop.code()
-    nodes = sys.modules["shop.nodes"]
-    assert code_of([nodes.total, nodes.Money]).modules["shop.nodes"] != before
+    assert nodes() != before
 
 
 def test_code_edited_after_it_was_imported_is_refused(shop: Shop) -> None:

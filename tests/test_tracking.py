@@ -70,12 +70,14 @@ COPIES = {
 
 
 def test_a_run_is_recorded_whole(tiny: TinyProject, client: MlflowClient, tmp_path: Path) -> None:
+    tiny.replace("conf/base/parameters.yml", "steps: 3", "steps: 3\nseed: 7")
     tiny.run({"factor": 3}, pipeline_names=["make"])
     (run,) = runs(client, tiny.path.name)
     assert run.info.status == "FINISHED"
     assert run.data.params == {
         "factor": "3",
         "steps": "3",
+        "seed": "7",
         "fresh": "false",
         "describe.digits": "1",
         "describe.note": '"none"',
@@ -83,6 +85,7 @@ def test_a_run_is_recorded_whole(tiny: TinyProject, client: MlflowClient, tmp_pa
     tags = run.data.tags
     assert tags["pipelines"] == "make"
     assert tags["nodes"].split(", ") == ["scale", "describe", "train", "write"]
+    assert json.loads(tags["seeds"]) == {"seed": "7"}
     assert tags["command"]
     assert tags["session"] == tiny.newest("data/06_models/model").parent.name
 

@@ -16,7 +16,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from flexrec.config import Settings
 from flexrec.errors import InputError
@@ -56,6 +56,8 @@ def plain(value: Any) -> Any:
         return plain(value.value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, RootModel):
+        return plain(value.root)
     if isinstance(value, BaseModel | Mapping):
         return {str(key): plain(item) for key, item in dict(value).items()}
     if isinstance(value, list | tuple):

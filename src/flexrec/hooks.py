@@ -129,7 +129,7 @@ class TrackingHooks:
     def _layer(self, stored: Stored) -> str:
         layer = self._metadata(stored).get("kedro-viz", {}).get("layer")
         folder = stored.path.parents[2] if stored.version else stored.path.parent
-        return str(layer or folder.name)
+        return str(layer or folder.name).replace(" ", "_")
 
     def _record(self, stored: Stored, state: str) -> dict[str, Any]:
         assert self._catalog is not None

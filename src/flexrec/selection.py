@@ -11,13 +11,14 @@ from pydantic import Field, ValidationError
 from flexrec.config import Settings
 from flexrec.critic.settings import CriticSettings
 from flexrec.errors import InputError
+from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.policy.models import BaseModelSettings
 from flexrec.policy.settings import AdapterSettings, DecodingSettings
 from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.needs import Need, select_needs
 from flexrec.ranking.task import TaskSettings
 from flexrec.reporting.settings import ReportSettings
-from flexrec.evaluation.settings import EvaluationSettings
+from flexrec.retrieval.embedders import EmbedderSettings
 from flexrec.retrieval.settings import LabelSettings, RetrievalSettings
 from flexrec.rl.settings import MethodSettings, RlSettings, WarmUpSettings
 
@@ -41,6 +42,7 @@ class Parameters(Settings):
     needs: dict[str, Need]
     methods: dict[str, MethodSettings]
     models: dict[str, BaseModelSettings]
+    embedders: dict[str, EmbedderSettings]
     retrieve: RetrievalSettings
     label: LabelSettings
     critic: CriticSettings

@@ -181,12 +181,12 @@ class Code:
     libraries: Mapping[str, str]
 
 
-def code_of(definitions: Iterable[Callable[..., Any]], modules: Iterable[str] = ()) -> Code:
+def code_of(definitions: Iterable[Callable[..., Any]], named: Iterable[str] = ()) -> Code:
     """The code that a node runs.
 
     Args:
         definitions: Top-level functions and classes; a top-level package that defines a function is first-party.
-        modules: More modules that count as a whole, by dotted name.
+        named: More of them by dotted name, `package.module.Name`; a name that is a module counts as a whole.
 
     Raises:
         InputError: A function was defined interactively, or a module changed on disk after it was imported.
@@ -201,13 +201,17 @@ def code_of(definitions: Iterable[Callable[..., Any]], modules: Iterable[str] = 
         code = getattr(definition, "__code__", None)
         starts.setdefault(scope, set()).add(code.co_name if code else definition.__qualname__)
     walk = _Walk(packages)
+    for name in named:
+        module, _, member = name.rpartition(".")
+        if module.partition(".")[0] not in packages or walk.locate(name) is not None:
+            walk.target(name)
+        else:
+            starts.setdefault(module, set()).add(member)
     for name, wanted in starts.items():
         if name.partition(".")[0] in packages:
             walk.module(name, reachable_from=tuple(sorted(wanted)))
         else:
             walk.target(name)
-    for name in modules:
-        walk.target(name)
     walk.finish()
     return Code(dict(sorted(walk.digests.items())), _versions(walk.libraries))
 
@@ -235,7 +239,7 @@ class _Walk:
             if top not in sys.stdlib_module_names and top not in HARMLESS:
                 self.libraries.add(top)
             return
-        while self._locate(name) is None:
+        while self.locate(name) is None:
             name = name.rpartition(".")[0]
         self._pending.append(name)
 
@@ -245,7 +249,7 @@ class _Walk:
             return
         if not reachable_from:
             self._whole.add(name)
-        path = self._locate(name)
+        path = self.locate(name)
         if path is None:
             raise InputError(f"the source of module {name} cannot be found; nodes have to be functions of the project")
         if "." in name:
@@ -272,7 +276,8 @@ class _Walk:
         if source.dynamic:
             self._everything(name.partition(".")[0])
 
-    def _locate(self, name: str) -> Path | None:
+    def locate(self, name: str) -> Path | None:
+        """The file of a first-party module, or the folder of a package without one; None if there is neither."""
         package, *rest = name.split(".")
         root = self.roots[package]
         if root.is_file():

@@ -93,8 +93,8 @@ def test_by_hand(small):
     # history of user 1 is item 10 (a): 20 (b) is niche, 30 has no topic, 40 shares a. User 3 knows b.
     assert {item: row[Columns.NICHE] for item, row in train.items()} == {20: 1, 30: 0, 40: 0}
     assert {item: row[Columns.NICHE] for item, row in test.items()} == {10: 1, 40: 0}
-    # [T - 1 day, T): item 20 twice at its very start (once unobserved, once by a test user), 40 once; T itself is out
-    assert {item: row[Columns.TREND] for item, row in train.items()} == {20: 2, 30: 0, 40: 1}
+    # [T - 1 day, T) without user 1 itself: item 20 once, at the very start and by a test user, 40 once; T itself is out
+    assert {item: row[Columns.TREND] for item, row in train.items()} == {20: 1, 30: 0, 40: 1}
     assert {item: row[Columns.TREND] for item, row in test.items()} == {10: 0, 40: 1}
     # observed, training users, before T: (1, 10), (2, 20), (2, 40). Of user 3 nothing counts.
     assert {item: row[Columns.POPULARITY] for item, row in train.items()} == {20: 1, 30: 0, 40: 1}
@@ -148,7 +148,8 @@ def brute_force(row, observations, items, window):
     prior = counted[Columns.ENGAGEMENT].mean() if len(counted) else 3.0
     result = {}
     for item in row.candidates:
-        of_item = observations[observations[Columns.ITEM_ID] == item]
+        others = observations[observations[Columns.USER_ID] != row.user_id]
+        of_item = others[others[Columns.ITEM_ID] == item]
         recent = of_item[Columns.TIMESTAMP].between(row.query_time - window, row.query_time, inclusive="left")
         mine = counted.loc[counted[Columns.ITEM_ID] == item, Columns.ENGAGEMENT]
         result[item] = {

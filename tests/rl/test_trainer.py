@@ -165,7 +165,7 @@ def _train(tiny_folder, work, settings=SETTINGS):
     return _weights(ranker), curves
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     pass
 
 
@@ -180,11 +180,11 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(tiny_folder, tm
 
     def dying(self, prompts, trainer):
         if self.state.global_step == killed_after:
-            raise _Killed
+            raise _KilledError
         return rollout(self, prompts, trainer)
 
     monkeypatch.setattr(RankingTrainer, "rollout", dying)
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         _train(tiny_folder, tmp_path / "killed")
     monkeypatch.setattr(RankingTrainer, "rollout", rollout)
     # the newest checkpoint was being written when the machine went down
@@ -208,26 +208,17 @@ def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):
     assert curves["value"].map(np.isfinite).all()
 
 
-def test_warm_up_then_rl_learn_a_planted_order(tiny_folder, tmp_path):
-    """One word tells the gain: supervised steps must find it, and RL from there must not lose it."""
+def test_warm_up_fits_the_optimal_lists(tiny_folder, tmp_path):
     ranker = _fresh(tiny_folder)
-    examples = [example(number) for number in range(64)]
-    held_out = [example(number) for number in range(100, 124)]
-
-    def score():
-        answers = ranker.rank([e.query for e in held_out])
-        return np.mean([e.gains[list(a.order)][0] for e, a in zip(held_out, answers, strict=True)])
-
-    before = score()
     curve = warm_up(
         ranker,
-        examples,
-        settings=WarmUpSettings(steps=60, lists_per_step=16, learning_rate=1e-2),
-        work_folder=tmp_path / "warm",
+        [example(0), example(1)],
+        settings=WarmUpSettings(steps=8, lists_per_step=2, learning_rate=1e-2),
+        work_folder=tmp_path,
         seed=0,
     )
-    assert curve["value"].iloc[-5:].mean() < curve["value"].iloc[:5].mean()
-    assert np.isfinite(before)
+    assert curve["step"].tolist() == list(range(1, 9))
+    assert curve["value"].iloc[-1] < curve["value"].iloc[0] - 0.5
 
 
 def test_free_answers_with_reasoning_train_too(tiny_folder, tmp_path):
@@ -238,9 +229,7 @@ def test_free_answers_with_reasoning_train_too(tiny_folder, tmp_path):
     ):
         model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=2), seed=0)
         ranker = Ranker(model, load_tokenizer(tiny_folder), prompt, decoding)
-        trainer = RankingTrainer(
-            ranker, [example(0), example(1)], [], MethodSettings(), SETTINGS, tmp_path, seed=0
-        )
+        trainer = RankingTrainer(ranker, [example(0), example(1)], [], MethodSettings(), SETTINGS, tmp_path, seed=0)
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
@@ -273,5 +262,7 @@ def test_numbers_as_identifiers(tiny_folder):
 
 def test_rewards_by_definition_are_zero_on_average():
     gains = np.array([3.0, 0.5, 2.0, 0.0])
-    mean = np.mean([swap_rewards_by_definition(gains[list(order)]) for order in itertools.permutations(range(4))], axis=0)
+    mean = np.mean(
+        [swap_rewards_by_definition(gains[list(order)]) for order in itertools.permutations(range(4))], axis=0
+    )
     np.testing.assert_allclose(mean, 0, atol=1e-12)

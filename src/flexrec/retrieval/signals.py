@@ -1,9 +1,9 @@
 """The signals of every candidate as of its query time, and the labels behind them.
 
-What may count is decided once, here: popularity and quality are made of observed interactions of training users before
-the query time (without the user's own, for training instances); the trend is a count of everybody's interactions, as a
-platform knows it, and no label. Labels of unobserved interactions, and any label of a validation or test user, appear
-in `true_labels` alone.
+What may count is decided once, here: popularity and quality are made of observed interactions of training users
+before the query time (without the user's own, for training instances); the trend is a count of everybody else's
+interactions, as a platform knows it, and no label: the user's own would show which candidates it took up unobserved.
+Labels of unobserved interactions, and any label of a validation or test user, appear in `true_labels` alone.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def label_signals(
 
     - similarity: the retriever's cosine.
     - niche: 1 if the item has topics and none of them is among those of the history's items.
-    - trend: interactions of the item with T - window <= timestamp < T, all users, observed or not.
+    - trend: interactions of the item with T - window <= timestamp < T, of all other users, observed or not.
     - popularity: observed interactions of the item before T, of training users.
     - quality: (sum + strength * m) / (count + strength) over the same interactions, m the mean of all such interactions
       before T, or `quality_midpoint` where there is none.
@@ -105,7 +105,9 @@ def label_signals(
     flat = _Candidates.of(instances, events, seed)
     everyone = AsOf(events.items, events.times)
     window = round(trend_window_days * DAY)
-    trend = everyone.count(flat.items, flat.times) - everyone.count(flat.items, flat.times - window)
+    taken = events.times[flat.pairs]
+    own_recent = (taken >= flat.times - window) & (taken < flat.times)
+    trend = everyone.count(flat.items, flat.times) - everyone.count(flat.items, flat.times - window) - own_recent
 
     counted = events.observed & events.training
     times, values = events.times[counted], events.values[counted]
@@ -147,18 +149,24 @@ def label_signals(
 def trend_coverage(
     instances: pd.DataFrame, observations: pd.DataFrame, days: Sequence[float] = (1, 7)
 ) -> dict[float, float]:
-    """Return, for each window in days, the share of candidates with an interaction within it before the query time."""
+    """Return, for each window in days, the share of candidates that another user took up within it before the query."""
     items = pd.Index(np.unique(observations[Columns.ITEM_ID].to_numpy()))
     everyone = AsOf(items.get_indexer(observations[Columns.ITEM_ID]), observations[Columns.TIMESTAMP].to_numpy())
     sizes = instances[Columns.CANDIDATES].map(len).to_numpy()
-    codes = items.get_indexer(pd.Index(np.concatenate([np.asarray(row) for row in instances[Columns.CANDIDATES]])))
+    ids = np.concatenate([np.asarray(row) for row in instances[Columns.CANDIDATES]])
+    users = np.repeat(instances[Columns.USER_ID].to_numpy(), sizes)
+    codes = items.get_indexer(ids)
     times = np.repeat(instances[Columns.QUERY_TIME].to_numpy(), sizes)
+    taken = observations.set_index([Columns.USER_ID, Columns.ITEM_ID])[Columns.TIMESTAMP]
+    own = taken.reindex(pd.MultiIndex.from_arrays([users, ids])).to_numpy(dtype=np.float64)
     # an item that nobody ever touched has no group and no count
     known, last = codes >= 0, everyone.count(np.maximum(codes, 0), times)
-    return {
-        window: float(np.mean(known & (last > everyone.count(np.maximum(codes, 0), times - round(window * DAY)))))
-        for window in days
-    }
+    shares = {}
+    for window in days:
+        start = times - round(window * DAY)
+        recent = last - everyone.count(np.maximum(codes, 0), start) - ((own >= start) & (own < times))
+        shares[window] = float(np.mean(known & (recent > 0)))
+    return shares
 
 
 @dataclass(frozen=True)

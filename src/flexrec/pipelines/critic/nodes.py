@@ -1,0 +1,64 @@
+"""The critic."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from flexrec.critic.completion import training_gains
+from flexrec.critic.settings import CriticSettings
+from flexrec.ranking.gains import GainKind
+from flexrec.ranking.task import Needs
+from flexrec.reporting.figures import critic_calibration_figure
+
+PAPER, WITH_STATISTICS = "features of the paper", "with item statistics"
+
+
+def fit_critic(
+    observations: pd.DataFrame, item_embeddings: pd.DataFrame, gain: GainKind, settings: CriticSettings, seed: int
+) -> tuple[Callable[[Path], None], pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
+    """Train the critic with and without item statistics, measure both, and keep the configured one."""
+    from flexrec.critic.examples import build_examples
+    from flexrec.critic.report import VARIANT, compare_critics
+    from flexrec.critic.storage import save_critic
+    from flexrec.critic.training import train_critic
+
+    examples = build_examples(observations, item_embeddings, gain, settings, seed=seed)
+    critics, curves = {}, []
+    for name, with_statistics in {PAPER: False, WITH_STATISTICS: True}.items():
+        variant = settings.model_copy(update={"item_statistics": with_statistics})
+        critics[name], curve = train_critic(examples, variant, seed=seed)
+        curves.append(curve.assign(**{VARIANT: name}))
+    table, predictions, groups = compare_critics(critics, examples.select("test"))
+    kept = critics[WITH_STATISTICS if settings.item_statistics else PAPER]
+    return (
+        lambda folder: save_critic(kept, folder),
+        pd.concat(curves, ignore_index=True),
+        table,
+        predictions,
+        groups,
+    )
+
+
+def predict_gains(
+    critic: Path, labelled_instances: pd.DataFrame, item_embeddings: pd.DataFrame, observations: pd.DataFrame
+) -> pd.DataFrame:
+    """Mean and variance of the gain of every candidate."""
+    from flexrec.critic.prediction import predict_instances
+    from flexrec.critic.storage import load_critic
+
+    return predict_instances(load_critic(critic), labelled_instances, item_embeddings, observations)
+
+
+def complete_gains(
+    labelled_instances: pd.DataFrame, critic_predictions: pd.DataFrame, needs: Needs, gain: GainKind
+) -> pd.DataFrame:
+    """The gains that training may use: the observed label, or else the critic's prediction, composed by need."""
+    return training_gains(labelled_instances, critic_predictions, needs.root, gain)
+
+
+def plot_critic(predictions: pd.DataFrame, groups: pd.DataFrame) -> go.Figure:
+    """Predicted against true gain, and predicted deviation against the error made."""
+    return critic_calibration_figure(predictions, groups)

@@ -1,0 +1,38 @@
+"""Wiring of the critic."""
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from flexrec.pipelines.critic.nodes import complete_gains, fit_critic, plot_critic, predict_gains
+
+
+def create_pipeline() -> Pipeline:
+    """observations, item_embeddings -> critic, critic_predictions, training_gains."""
+    return pipeline(
+        [
+            node(
+                fit_critic,
+                ["observations", "item_embeddings", "params:task.gain", "params:critic", "params:seed"],
+                ["critic", "critic_curve", "critic_calibration", "critic_test_predictions", "critic_reliability"],
+                name="fit_critic",
+            ),
+            node(
+                predict_gains,
+                ["critic", "labelled_instances", "item_embeddings", "observations"],
+                "critic_predictions",
+                name="predict_gains",
+            ),
+            node(
+                complete_gains,
+                ["labelled_instances", "critic_predictions", "params:needs_asked", "params:task.gain"],
+                "training_gains",
+                name="complete_gains",
+            ),
+            node(
+                plot_critic,
+                ["critic_test_predictions", "critic_reliability"],
+                "critic_figure",
+                name="plot_critic",
+            ),
+        ],
+        tags="critic",
+    )
