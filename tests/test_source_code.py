@@ -70,7 +70,7 @@ def test_what_cannot_be_read_from_source_is_refused(function: Callable[..., Any]
 # --- Code ---
 
 PACKAGE = {
-    "__init__.py": '"""Package."""\n',
+    "__init__.py": '"""Package."""\nfrom shop.inner import add\nfrom .shapes import area as surface\n',
     "nodes.py": '''
         """Nodes."""
         from shop import prices, shapes as forms
@@ -151,7 +151,6 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
 def test_code_is_what_the_function_can_reach(shop: Shop) -> None:
     assert shop.code("total").keys() == {
-        "shop",
         "shop/page.css",
         "shop/templates/page.html",
         "shop.nodes",
@@ -161,7 +160,7 @@ def test_code_is_what_the_function_can_reach(shop: Shop) -> None:
         "shop.late",
     }
     # A registry may import what it names.
-    assert {"shop.shapes", "shop.lazy", "shop.lazy.registry", "shop.lazy.a"} <= shop.code("other").keys()
+    assert {"shop.shapes", "shop.lazy.registry", "shop.lazy.a"} <= shop.code("other").keys()
     assert "shop.lazy.b" not in shop.code("other")
 
 
@@ -180,14 +179,22 @@ def test_code_is_what_the_function_can_reach(shop: Shop) -> None:
         ("rates.py", "1.2", "1.25", {"shop.rates"}),
         ("inner.py", "a + b", "b + a", {"shop.inner"}),
         ("late.py", "1", "2", {"shop.late"}),
-        ("__init__.py", '"""Package."""', "X = 1", {"shop"}),
+        ("__init__.py", '"""Package."""', "from shop import unrelated\nX = {'a': unrelated.X}", {}),
+        ("__init__.py", '"""Package."""', "import os\nos.environ['A'] = '1'", {"shop", "shop.shapes"}),
+        (
+            "__init__.py",
+            '"""Package."""',
+            "from shop.unrelated import X\nprint(X)",
+            {"shop", "shop.shapes", "shop.unrelated"},
+        ),
+        ("nodes.py", "from shop.inner", "from shop", {"shop.nodes"}),
         ("page.css", "a", "b", {"shop/page.css"}),
         ("templates/page.html", "<p>", "<b>", {"shop/templates/page.html"}),
         ("nodes.py", "LIMIT = 3", "LIMIT = 4", {"shop.nodes"}),
         ("nodes.py", "gross(x)", "gross(2 * x)", {"shop.nodes"}),
         ("nodes.py", "def helper(x)", "def helper(x=1)", {"shop.nodes"}),
         ("nodes.py", "def other(x)", "@print\ndef other(x)", {"shop.nodes", "shop.shapes"}),
-        ("nodes.py", "import numpy", "import shop.unrelated", {"shop.nodes", "shop.unrelated"}),
+        ("nodes.py", "import numpy", "import shop.unrelated as u", {"shop.nodes", "shop.unrelated"}),
     ],
 )
 def test_what_changes_the_code_of_a_function(shop: Shop, name: str, old: str, new: str, changed: set[str]) -> None:
@@ -195,7 +202,7 @@ def test_what_changes_the_code_of_a_function(shop: Shop, name: str, old: str, ne
     shop.edit(name, old, new)
     after = shop.code()
     different = {module for module in after if after[module] != before.get(module)}
-    assert different - {"shop.lazy", "shop.lazy.registry", "shop.lazy.a"} == set(changed)
+    assert different - {"shop.lazy.registry", "shop.lazy.a"} == set(changed)
 
 
 def test_an_annotation_in_quotes_is_a_use(shop: Shop) -> None:
@@ -208,6 +215,37 @@ def test_an_import_whose_name_is_not_known_counts_as_everything(shop: Shop) -> N
     shop.edit("lazy/registry.py", "return NAMES[x]", "return importlib.import_module(NAMES[x])")
     assert {"shop.lazy.b", "shop.unrelated"} <= shop.code("other").keys()
     assert "shop.unrelated" not in shop.code("total")
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        ("from shop import surface", {"shop.shapes"}),
+        ("from shop.deals import half as h", {"shop.deals.cuts"}),
+        ("from shop.deals import cuts", {"shop.deals.cuts"}),
+        ("from shop.deals import TABLE", {"shop.deals", "shop.deals.cuts", "shop.deals.more"}),
+        ("from shop.star import half", {"shop.star", "shop.deals", "shop.deals.cuts", "shop.deals.more"}),
+        ("from shop.deals import more", {"shop.deals", "shop.deals.cuts", "shop.deals.more"}),
+        ("import shop.deals.cuts as c", {"shop.deals.cuts"}),
+        ("import shop.deals.cuts", {"shop", "shop.shapes", "shop.deals", "shop.deals.cuts", "shop.deals.more"}),
+        ("import logging\n    logging.getLogger('shop.events')", set()),
+        ("from shop.deals.late import late", {"shop.deals.late", "shop.deals.cuts"}),
+    ],
+)
+def test_packages_are_looked_through(shop: Shop, statement: str, found: set[str]) -> None:
+    shop.write(
+        "deals/__init__.py",
+        "from typing import TYPE_CHECKING\nfrom shop.deals import cuts\nfrom shop.deals.cuts import half\n"
+        "from shop.deals.more import MORE\nif TYPE_CHECKING:\n    import pandas\n"
+        "class more:\n    pass\nTABLE: dict = {'half': half, 'more': MORE}\n__all__ = ['TABLE']\n",
+    )
+    shop.write("deals/cuts.py", "def half(x):\n    return x / 2\n")
+    shop.write("deals/more.py", "MORE = 1\n")
+    shop.write("deals/late.py", "from . import half\ndef late(x):\n    return half(x)\n")
+    shop.write("star.py", "from shop.deals import *\n")
+    before = shop.code()
+    shop.edit("inner.py", "return a + b", f"{statement}\n    return a + b")
+    assert shop.code().keys() - before.keys() == found
 
 
 def test_the_wrapper_of_a_function_counts(shop: Shop) -> None:
@@ -223,7 +261,7 @@ def test_the_wrapper_of_a_function_counts(shop: Shop) -> None:
 
 
 def test_libraries_count_by_version(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop.edit("inner.py", "def add", "import sklearn.metrics, rich, json, not_there\ndef add")
+    shop.edit("inner.py", "return a + b", "import sklearn.metrics, rich, json, not_there\n    return a + b")
     shop.code()
     function = sys.modules["shop.nodes"].total
     found = code_of([function]).libraries
@@ -294,4 +332,5 @@ def test_nothing_that_python_imports_is_overlooked() -> None:
     printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     imported = {name for name in printed.split() if name.partition(".")[0] == "flexrec"}
     assert {"flexrec.hooks", "flexrec.files"} <= imported
-    assert imported <= code_of([fingerprint.content_digest], ["flexrec.hooks"]).modules.keys()
+    # of the package itself, whose `__init__` only names a version, nothing is used
+    assert imported - {"flexrec"} <= code_of([fingerprint.content_digest], ["flexrec.hooks"]).modules.keys()

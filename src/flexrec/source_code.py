@@ -1,8 +1,12 @@
 """Which code a function runs, read from source without importing anything.
 
 Of the module that defines the function only what the function can reach counts, so that the nodes of one pipeline do
-not drag each other along. Of every first-party module that is imported from there, at any depth, the whole counts,
-together with the packages above it and the data files beside it. Comments, docstrings and formatting do not count.
+not drag each other along. Of every first-party module that is imported from there, at any depth, the whole counts, with
+the data files beside it. Comments, docstrings and formatting do not count.
+
+The `__init__.py` of a package is looked through: a name that it only passes on counts as imported from where it is
+defined, and what else it lists does not count, so that a new entry in a registry reruns nothing but the users of that
+registry. If it does anything beyond importing, defining and naming things, the whole of it counts.
 
 A module that wires pipelines (it imports `node` of `kedro.pipeline`) computes nothing and is left out: what it says
 about a node is part of the fingerprint anyway. An import whose target is only known at run time counts as importing
@@ -24,8 +28,11 @@ from typing import Any
 from flexrec.errors import InputError
 from flexrec.fingerprint import canonical, content_digest, text_digest
 
-HARMLESS = frozenset({"click", "jaxtyping", "kedro", "mlflow", "rich", "tqdm", "typing_extensions"})
-"""Libraries that cannot change a result: progress bars, annotations, and the machinery around the nodes."""
+HARMLESS = frozenset(
+    {"click", "jaxtyping", "kedro", "mlflow", "pooch", "requests", "rich", "tqdm", "typing_extensions"}
+)
+"""Libraries that cannot change a result: annotations, progress bars, downloads checked by digest, and what runs the
+nodes."""
 
 BEHIND = {
     "ibis": ("duckdb", "sqlglot"),
@@ -74,6 +81,12 @@ class Source:
     digest: str
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
     """(level, module, names) of every import: `from .a import b` is (1, "a", ("b",)), `import a` is (0, "a", ())."""
+    passed_on: Mapping[str, tuple[int, str, str]]
+    """(level, module, name) by the name that a `from` import at the top of the module binds."""
+    own: frozenset[str]
+    """Names that the module binds in any other way."""
+    acts: bool
+    """Whether importing it does more than importing, defining and naming things."""
     mentions: tuple[str, ...]
     """Text constants that look like a dotted name: a registry may import them."""
     dynamic: bool
@@ -102,7 +115,10 @@ def read_source(text: str, reachable_from: tuple[str, ...] = ()) -> Source:
     dynamic = False
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            imports += [(0, alias.name, ()) for alias in node.names]
+            for alias in node.names:
+                imports.append((0, alias.name, ()))
+                if alias.asname is None:  # `import a.b` gives all of `a`
+                    imports += [(0, parent, ()) for parent in _parents(alias.name)]
         elif isinstance(node, ast.ImportFrom):
             imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
@@ -111,7 +127,56 @@ def read_source(text: str, reachable_from: tuple[str, ...] = ()) -> Source:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             literal = node.args and isinstance(node.args[0], ast.Constant)
             dynamic |= name in ("import_module", "__import__") and not literal
-    return Source(text_digest(ast.dump(tree)), tuple(imports), tuple(sorted(mentions)), dynamic)
+    passed_on = {
+        alias.asname or alias.name: (statement.level, statement.module or "", alias.name)
+        for statement in tree.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    own = _bound([statement for statement in tree.body if not isinstance(statement, ast.ImportFrom)])
+    return Source(
+        digest=text_digest(ast.dump(tree)),
+        imports=tuple(imports),
+        passed_on=passed_on,
+        own=frozenset(own),
+        acts=not all(_only_names(statement) for statement in tree.body),
+        mentions=tuple(sorted(mentions)),
+        dynamic=dynamic,
+    )
+
+
+def _parents(name: str) -> list[str]:
+    """The packages above a module: `a` and `a.b` of `a.b.c`."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _bound(body: list[ast.stmt]) -> set[str]:
+    """Names that statements bind, at any depth; rather one too many."""
+    found: set[str] = set()
+    for node in (node for statement in body for node in ast.walk(statement)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+    return found
+
+
+def _only_names(statement: ast.stmt) -> bool:
+    """Whether a statement imports, defines or names something and does nothing else."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return not statement.decorator_list
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return all(isinstance(target, ast.Name) for target in targets)
+    if isinstance(statement, ast.If | ast.Try):
+        inner = [*statement.body, *statement.orelse]
+        if isinstance(statement, ast.Try):
+            inner += [*statement.finalbody, *(item for handler in statement.handlers for item in handler.body)]
+        return all(_only_names(item) for item in inner)
+    return isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass)
 
 
 class _Stripped(ast.NodeTransformer):
@@ -233,15 +298,33 @@ class _Walk:
             self.module(self._pending.pop())
 
     def target(self, name: str) -> None:
-        """Something named `name` is imported: a module, or a member of one."""
+        """Something named `name` is used: a module, or a member of one."""
         top = name.partition(".")[0]
-        if top not in self.roots:
-            if top not in sys.stdlib_module_names and top not in HARMLESS:
-                self.libraries.add(top)
+        if top in self.roots:
+            while self.locate(name) is None:
+                name = name.rpartition(".")[0]
+            self._pending.append(name)
+        elif top not in sys.stdlib_module_names and top not in HARMLESS:
+            self.libraries.add(top)
+
+    def member(self, module: str, name: str) -> None:
+        """`from module import name`."""
+        path = self.locate(module) if module.partition(".")[0] in self.roots else None
+        if path is None or path.name != "__init__.py" or name == "*":
+            self.target(module)
             return
-        while self.locate(name) is None:
-            name = name.rpartition(".")[0]
-        self._pending.append(name)
+        source = read_source(path.read_text(encoding="utf-8"))
+        if name in source.own:
+            self.target(module)
+        elif name in source.passed_on:
+            level, origin, original = source.passed_on[name]
+            base = _absolute(level, origin, package=module)
+            if (base, original) == (module, name):  # `from . import name` passes on a module of its own
+                self.target(f"{module}.{name}")
+            else:
+                self.member(base, original)
+        else:  # a module in the package, or nothing: then the package is what there is
+            self.target(f"{module}.{name}")
 
     def module(self, name: str, reachable_from: tuple[str, ...] = ()) -> None:
         """Read one first-party module and note what it imports."""
@@ -252,8 +335,10 @@ class _Walk:
         path = self.locate(name)
         if path is None:
             raise InputError(f"the source of module {name} cannot be found; nodes have to be functions of the project")
-        if "." in name:
-            self._pending.append(name.rpartition(".")[0])
+        for parent in _parents(name):
+            init = self.locate(parent)
+            if init is not None and init.is_file() and read_source(init.read_text(encoding="utf-8")).acts:
+                self._pending.append(parent)
         if path.is_dir():  # a package without __init__.py
             return
         text = path.read_text(encoding="utf-8")
@@ -266,15 +351,21 @@ class _Walk:
         if package:
             self._data_files(path.parent, package)
         for level, module, names in source.imports:
-            parents = package.split(".")[: len(package.split(".")) - level + 1] if level else []
-            base = ".".join([*parents, *([module] if module else [])])
-            for target in [base, *(f"{base}.{name}" for name in names if name != "*")]:
-                self.target(target)
+            base = _absolute(level, module, package)
+            if not names:
+                self.target(base)
+            for member in names:
+                self.member(base, member)
         for mention in source.mentions:
-            if mention.partition(".")[0] in self.roots:
-                self.target(mention.partition(":")[0])
+            module = mention.partition(":")[0]
+            if module.partition(".")[0] in self.roots and self._below_root(module):
+                self.target(module)
         if source.dynamic:
             self._everything(name.partition(".")[0])
+
+    def _below_root(self, name: str) -> bool:
+        """Whether a dotted name leads into a package, rather than being the name of a logger or the like."""
+        return self.locate(".".join(name.split(".")[:2])) is not None
 
     def locate(self, name: str) -> Path | None:
         """The file of a first-party module, or the folder of a package without one; None if there is neither."""
@@ -304,6 +395,13 @@ class _Walk:
                 self.digests[f"{package}/{path.name}"] = content_digest(path)
             elif not any(path.glob("*.py")):
                 self._data_files(path, f"{package}/{path.name}")
+
+
+def _absolute(level: int, module: str, package: str) -> str:
+    """The module that a `from` import in `package` names."""
+    parts = package.split(".")
+    parents = parts[: len(parts) - level + 1] if level else []
+    return ".".join([*parents, *([module] if module else [])])
 
 
 def _root(package: str) -> Path:

@@ -8,7 +8,7 @@ import torch
 from flexrec.critic.completion import training_gains
 from flexrec.critic.examples import build_examples, history_embeddings
 from flexrec.critic.item_statistics import item_statistics
-from flexrec.critic.prediction import predict_examples, predict_held_out, predict_instances
+from flexrec.critic.prediction import predict_instances
 from flexrec.critic.training import train_critic
 from flexrec.errors import InputError
 from flexrec.ranking.needs import Need
@@ -145,15 +145,6 @@ def test_own_labels_do_not_leak(critic, world, predictions) -> None:
     mine = world.labelled_instances["user_id"] == user
     assert identical(moved[mine], predictions[mine])
     assert not identical(moved[~mine], predictions[~mine])
-
-
-def test_held_out_predictions(critic, world, small) -> None:
-    examples = build_examples(world.observations, world.item_embeddings, "exponential", small, seed=1)
-    table = predict_held_out(critic, examples)
-    test = examples.select("test")
-    assert table["event_id"].tolist() == test.event_id.tolist()
-    assert table["gain"].tolist() == test.target.tolist()
-    assert table["mean"].tolist() == predict_examples(critic, test)[0].tolist()
 
 
 def test_bad_instances(critic, world) -> None:

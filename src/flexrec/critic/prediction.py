@@ -64,24 +64,6 @@ def predict_examples(
     )
 
 
-def predict_held_out(critic: TwoTowerCritic, examples: CriticExamples) -> pd.DataFrame:
-    """Predictions of the test examples beside their labels, for `calibration` and its figure.
-
-    Returns:
-        One row per test example: `event_id`, `mean`, `variance`, `gain` (the label).
-    """
-    test = examples.select("test")
-    mean, variance = predict_examples(critic, test)
-    return pd.DataFrame(
-        {
-            Columns.EVENT_ID: test.event_id,
-            Columns.MEAN: mean,
-            Columns.VARIANCE: variance,
-            "gain": test.target.astype(np.float64),
-        }
-    )
-
-
 def predict_instances(
     critic: TwoTowerCritic,
     labelled_instances: pd.DataFrame,

@@ -1,7 +1,10 @@
-"""Supervised warm-up: fine-tuning on the optimal list by the training gains, with TRL's `SFTTrainer`.
+"""Supervised warm-up: fine-tuning on the optimal list by the training gains.
 
-The loss is the plain cross-entropy of the answer's tokens. It is what the paper gives its baselines as a start, and
-with LoRA on the attention matrices it is TALLRec's recipe with the optimal list as target (arXiv 2305.00447).
+The loss is the cross-entropy of the answer's tokens under the distribution that the policy is sampled from: where
+decoding is constrained, among the identifiers that remain, so that no step is spent on learning the form of an answer.
+It is what the paper gives its baselines as a start, and with LoRA on the attention matrices it is TALLRec's recipe
+with the optimal list as target (arXiv 2305.00447). TRL's `SFTTrainer` computes the whole vocabulary's logits at every
+token of the prompt; only those of the answer are needed here.
 """
 
 from collections.abc import Sequence
@@ -11,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from torch.utils.data import SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from flexrec.policy.engine import pad_prompts, score
+from flexrec.policy.grammar import Kind, follow
 from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings
 from flexrec.progress import emit
@@ -58,51 +62,37 @@ def warm_up(
 
     Args:
         ranker: The policy, with trainable weights.
-        examples: Training queries with their gains.
+        examples: Training queries with their gains, all with the same number of candidates.
         settings: Steps, batch and learning rate.
         work_folder: Scratch folder of the trainer.
         seed: Seed of the choice and order of examples.
 
     Returns:
-        The curve: `step`, `metric`, `value`.
+        The curve: `step`, `metric`, `value`; the loss in nats per token.
     """
     if settings.steps == 0:
         return pd.DataFrame({"step": [], "metric": [], "value": []})
-    wanted = settings.steps * settings.lists_per_step
     order = np.random.default_rng(seed).permutation(len(examples))
-    chosen = [examples[row] for row in np.resize(order, wanted)]
-    prompts = [ranker.prompt(example.query) for example in chosen]
-    answers = [target_tokens(ranker, example) for example in chosen]
-    dataset = Dataset.from_dict(
-        {
-            "input_ids": [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)],
-            "completion_mask": [
-                [0] * len(prompt) + [1] * len(answer) for prompt, answer in zip(prompts, answers, strict=True)
-            ],
-        }
-    )
-    trainer = SFTTrainer(
-        model=ranker.model,
-        processing_class=ranker.tokenizer,
-        train_dataset=dataset,
+    chosen = np.resize(order, settings.steps * settings.lists_per_step)
+    trainer = _WarmUpTrainer(
+        ranker,
+        len(examples[0].gains),
+        train_dataset=[{"example": examples[row]} for row in chosen],
         callbacks=[_Curve()],
-        args=SFTConfig(
+        args=TrainingArguments(
             output_dir=str(work_folder),
             max_steps=settings.steps,
             per_device_train_batch_size=settings.lists_per_step,
-            gradient_accumulation_steps=1,
             learning_rate=settings.learning_rate,
             lr_scheduler_type="constant",
-            max_length=None,
-            completion_only_loss=True,
-            gradient_checkpointing=False,
-            bf16=False,
+            max_grad_norm=1.0,
             use_cpu=not torch.cuda.is_available(),
             seed=seed,
             logging_steps=1,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            remove_unused_columns=False,
             dataloader_pin_memory=False,
         ),
     )
@@ -112,6 +102,35 @@ def warm_up(
         (int(entry["step"]), "loss", float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry
     ]
     return pd.DataFrame(rows, columns=["step", "metric", "value"])
+
+
+class _WarmUpTrainer(Trainer):
+    """Cross-entropy of optimal lists under the policy's own distribution."""
+
+    def __init__(self, ranker: Ranker, count: int, **options: Any) -> None:
+        self._ranker, self._grammar = ranker, ranker.grammar(count)
+        super().__init__(model=ranker.model, data_collator=self._collate, **options)
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        # the examples come in their seeded order
+        return SequentialSampler(self.train_dataset)
+
+    def _collate(self, rows: Sequence[dict[str, Example]]) -> dict[str, Any]:
+        pad = self._ranker.tokenizer.pad_token_id
+        prompts, mask = pad_prompts([self._ranker.prompt(row["example"].query) for row in rows], pad)
+        answers = [target_tokens(self._ranker, row["example"]) for row in rows]
+        length = max(len(answer) for answer in answers)
+        completions = torch.tensor([answer + [pad] * (length - len(answer)) for answer in answers])
+        constraints, _ = follow(self._grammar, answers, length)
+        return {"prompts": prompts, "mask": mask, "completions": completions, "constraints": constraints}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        logps, _entropies = score(
+            model, inputs["prompts"], inputs["mask"], inputs["completions"], inputs["constraints"], self._grammar
+        )
+        kind = torch.as_tensor(inputs["constraints"].kind, device=logps.device)
+        learnt = (kind == int(Kind.FREE)) | (kind == int(Kind.CHOICE))
+        return -logps.sum() / learnt.sum()
 
 
 class _Curve(TrainerCallback):
