@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test lint format viz mlflow clean
+.PHONY: run test lint format viz mlflow publish clean
 
 run: $(VENV)/.run
 	$(BIN)/kedro run
@@ -29,6 +29,12 @@ viz: $(VENV)/.run
 
 mlflow: $(VENV)/.run
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+# The newest results of the default dataset's runs into README.md and docs/results; another place by RESULTS=...
+RESULTS ?= data/08_reporting/ml-100k
+
+publish: $(VENV)/.run
+	$(BIN)/python -m flexrec.reporting.publish $(RESULTS)
 
 clean:
 	find data -type f ! -name .gitkeep -delete

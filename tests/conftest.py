@@ -1,6 +1,10 @@
 """What several parts of the suite share: real tokenizers and models, fetched once and kept in the data folder."""
 
 import os
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -9,6 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import yaml
+
+from fork_server import ForkServer
+from whole_project import Run, WholeProject
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +67,43 @@ def smollm2_tokenizer(tiny_folder):
     from flexrec.policy.models import load_tokenizer
 
     return load_tokenizer(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A project whose whole graph has been run twice."""
+
+    project: WholeProject
+    first: Run
+    second: Run
+    printed: tuple[str, str]
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, fork_server, tiny_folder) -> Whole:
+    """The test environment's graph from nothing to the report, and once more. Not to be written to: copy it."""
+    project = WholeProject(tmp_path_factory.mktemp("whole"), fork_server, tracked=True)
+    runs, printed = [], []
+    for _ in range(2):
+        with redirect_stdout(StringIO()) as out:
+            runs.append(project.run())
+        printed.append(out.getvalue())
+    return Whole(project, runs[0], runs[1], (printed[0], printed[1]))
+
+
+@pytest.fixture
+def done(whole, tmp_path) -> WholeProject:
+    """A copy of a project whose graph has been run."""
+    return whole.project.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def fresh(whole, tmp_path) -> WholeProject:
+    """A project of which nothing has been run, but that has the base model."""
+    return whole.project.copy(tmp_path / "project", "06_models/base")

@@ -1,9 +1,11 @@
 """Exact shared-prompt scoring and sampling.
 
-The rollouts of a group share their prompt. Encoding it once and putting the completions on top of the expanded cache
-gives the same log-probabilities and gradients as encoding it for every rollout (Prefix Grouper, arXiv 2506.05433),
-at G(P+C)/(P+GC) of the tokens. Only the logits that are needed are computed: the columns of the identifiers where the
-answer is constrained, the whole vocabulary where it is free.
+The rollouts of a group share their prompt. It is encoded once, and all rollouts of the group are put behind it as one
+sequence: a mask lets every rollout see the prompt and itself, and positions count from the end of the prompt for each.
+That gives the same log-probabilities and gradients as encoding the prompt for every rollout (Prefix Grouper, arXiv
+2506.05433) at G(P+C)/(P+GC) of the tokens, on any Hugging Face decoder and without copying the prompt's cache G times.
+Only the logits that are needed are computed: the columns of the identifiers where the answer is constrained, the whole
+vocabulary where it is free.
 
 Left out: gradient checkpointing (a cache cannot be checkpointed by Hugging Face's modules), and models whose logits
 are capped or scaled after the output matrix, which are refused in words.
@@ -35,9 +37,9 @@ class Rollouts:
     log_probabilities: list[list[float]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Encoded:
-    """Prompts after their forward pass."""
+    """Prompts after their forward pass; `cache` grows with every continuation."""
 
     cache: Any
     last: Float[Tensor, "B d"]
@@ -74,15 +76,29 @@ def _encode(model: Any, prompts: Int[Tensor, "B P"], mask: Int[Tensor, "B P"]) -
 def _continue(
     model: Any,
     encoded: _Encoded,
-    tokens: Int[Tensor, "N t"],
-    mask: Int[Tensor, "N S"],
-    positions: Int[Tensor, "N t"],
-) -> Float[Tensor, "N t d"]:
+    tokens: Int[Tensor, "B t"],
+    positions: Int[Tensor, "B t"],
+    visible: Bool[Tensor, "t seen"],
+) -> Float[Tensor, "B t d"]:
+    """Put tokens behind the prompts and what has been put there before.
+
+    Args:
+        model: The model.
+        encoded: The prompts.
+        tokens: Tokens of all rollouts of each prompt.
+        positions: Position of each within its own rollout, from 0.
+        visible: Which of the tokens behind the prompt (earlier ones and these) each token may see.
+    """
     decoder, _ = _parts(model)
+    batch, width = tokens.shape
+    prompt = encoded.mask[:, None, None, :].bool().expand(batch, 1, width, -1)
+    mask = torch.cat([prompt, visible.to(tokens.device).expand(batch, 1, *visible.shape)], -1)
+    if decoder.config._attn_implementation != "sdpa":
+        raise InputError("the shared-prompt engine needs a model loaded with attn_implementation='sdpa'")
     return decoder(
         input_ids=tokens,
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=encoded.lengths[:, None] + positions,
         past_key_values=encoded.cache,
         use_cache=True,
     ).last_hidden_state
@@ -143,28 +159,30 @@ def score(
         Log-probabilities and entropies in nats; 0 at forced positions and at padding.
     """
     device = completions.device
-    n, length = completions.shape
+    length = completions.shape[1]
     if share_prompts:
         unique, group = torch.unique(torch.cat([prompt_mask, prompts], 1), dim=0, return_inverse=True)
         shared_mask, shared_prompts = unique.split(prompts.shape[1], dim=1)
     else:
         shared_prompts, shared_mask = prompts, prompt_mask
-        group = torch.arange(n, device=device)
+        group = torch.arange(len(prompts), device=device)
     encoded = _encode(model, shared_prompts, shared_mask)
-    last = encoded.last[group]
-    hidden = last[:, None]
+    hidden = encoded.last[group][:, None]
     if length > 1:
-        encoded.cache.batch_select_indices(group)
-        inputs = completions[:, :-1]
+        slot, slots = _slots(group)
+        # unused slots hold padding, seen by nobody
+        packed = completions.new_zeros(len(shared_prompts), slots, length - 1)
+        packed[group, slot] = completions[:, :-1]
+        own = torch.arange(slots).repeat_interleave(length - 1)
+        position = torch.arange(length - 1).repeat(slots)
         # tokens after the end of an answer are seen by nobody before it, so padding needs no mask of its own
-        mask = torch.cat([shared_mask[group], torch.ones_like(inputs)], 1)
-        positions = encoded.lengths[group][:, None] + torch.arange(length - 1, device=device)
-        rest = _continue(model, encoded, inputs, mask, positions)
-        hidden = torch.cat([hidden, rest], 1)
+        visible = (own[:, None] == own) & (position[:, None] >= position)
+        rest = _continue(model, encoded, packed.flatten(1), position.to(device).expand(len(packed), -1), visible)
+        hidden = torch.cat([hidden, rest.unflatten(1, (slots, length - 1))[group, slot]], 1)
 
     kind = torch.as_tensor(constraints.kind, device=device)
-    logps = torch.zeros(n, length, device=device)
-    entropies = torch.zeros(n, length, device=device)
+    logps = torch.zeros(completions.shape, device=device)
+    entropies = torch.zeros(completions.shape, device=device)
     choice = kind == int(Kind.CHOICE)
     if choice.any():
         columns = torch.tensor(grammar.choices, device=device)
@@ -179,6 +197,16 @@ def score(
         logps = logps.masked_scatter(free, table.gather(1, completions[free][:, None])[:, 0])
         entropies = entropies.masked_scatter(free, _entropy(table))
     return logps, entropies
+
+
+def _slots(group: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], int]:
+    """A place for every row among the rows of its group, and the size of the largest group."""
+    order = torch.argsort(group, stable=True)
+    sizes = torch.bincount(group)
+    starts = sizes.cumsum(0) - sizes
+    slot = torch.empty_like(group)
+    slot[order] = torch.arange(len(group), device=group.device) - starts[group[order]]
+    return slot, int(sizes.max())
 
 
 def pad_prompts(
@@ -225,13 +253,11 @@ def sample(
     generator = torch.Generator(device="cpu").manual_seed(seed)
     tokens, mask = pad_prompts(prompts, pad_token, device)
     encoded = _encode(model, tokens, mask)
-    group = torch.arange(len(prompts), device=device).repeat_interleave(rollouts)
-    if rollouts > 1:
-        encoded.cache.batch_select_indices(group)
-    hidden, mask, lengths = encoded.last[group], mask[group], encoded.lengths[group]
-    cursors = [Cursor(grammar) for _ in range(len(group))]
+    hidden = encoded.last.repeat_interleave(rollouts, 0)
+    cursors = [Cursor(grammar) for _ in range(len(prompts) * rollouts)]
     completions: list[list[int]] = [[] for _ in cursors]
     log_probabilities: list[list[float]] = [[] for _ in cursors]
+    own = torch.eye(rollouts, dtype=torch.bool)
     step = 0
     while True:
         chosen = _choose(model, hidden, cursors, grammar, temperature, generator)
@@ -243,9 +269,9 @@ def sample(
         if all(cursor.kind is Kind.DONE for cursor in cursors):
             break
         # rows that have ended are fed padding, which nobody reads
-        fed = torch.tensor([[answer[step] if step < len(answer) else pad_token] for answer in completions])
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        hidden = _continue(model, encoded, fed.to(device), mask, (lengths + step)[:, None])[:, 0]
+        fed = torch.tensor([answer[step] if step < len(answer) else pad_token for answer in completions])
+        fed = fed.reshape(len(prompts), rollouts).to(device)
+        hidden = _continue(model, encoded, fed, torch.full_like(fed, step), own.repeat(1, step + 1)).flatten(0, 1)
         step += 1
     model.train(training)
     return Rollouts(completions, log_probabilities)
@@ -269,7 +295,8 @@ def _choose(
             chosen[row] = (cursor.token, 0.0)
     if choice:
         columns = torch.tensor(grammar.choices, device=hidden.device)
-        allowed = torch.as_tensor(np.stack([cursors[row].allowed for row in choice]), device=hidden.device)
+        masks = [mask for row in choice if (mask := cursors[row].allowed) is not None]
+        allowed = torch.as_tensor(np.stack(masks), device=hidden.device)
         table = _log_softmax(_choice_logits(model, hidden[choice], columns), allowed, temperature or 1.0)
         picks, values = _pick(table, temperature, generator)
         chosen |= {row: (grammar.choices[pick], value) for row, pick, value in zip(choice, picks, values, strict=True)}

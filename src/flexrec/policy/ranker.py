@@ -76,7 +76,12 @@ class Ranker:
         messages = build_messages(query.instance, query.need, self.prompting)
         ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         limit = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
-        room = self.decoding.max_answer_tokens if not self.decoding.constrained else 4 * len(query.instance.candidates)
+        room = self.decoding.max_answer_tokens
+        if self.decoding.constrained:
+            room = 4 * len(query.instance.candidates)
+            if self.prompting.reasoning:
+                # and the tags
+                room += self.decoding.max_reasoning_tokens + 16
         if limit is not None and len(ids) + room > limit:
             raise InputError(
                 f"instance {query.instance.instance_id}: its prompt has {len(ids)} tokens and the model reads {limit}. "
@@ -92,6 +97,7 @@ class Ranker:
 
     def _make_grammar(self, count: int) -> Grammar:
         tokenizer, reasoning = self.tokenizer, self.prompting.reasoning
+        sequences: tuple[tuple[int, ...], ...]
         if self.prompting.identifiers == "letters":
             sequences = tuple((token,) for token in identifier_tokens(tokenizer, "letters", count))
         else:

@@ -12,7 +12,7 @@ class AdapterSettings(Settings):
 
     kind: Literal["lora", "full"] = Field("lora", description="A LoRA adapter, or all weights")
     rank: int = Field(32, ge=1, description="LoRA rank")
-    alpha: float = Field(32.0, gt=0, description="LoRA scale; the update is multiplied by alpha / rank")
+    alpha: int = Field(32, ge=1, description="LoRA scale; the update is multiplied by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
@@ -86,7 +86,7 @@ class RankingTrainer(GRPOTrainer):
         super().__init__(
             model=ranker.model,
             processing_class=ranker.tokenizer,
-            reward_funcs=self._list_reward,
+            reward_funcs=cast(Any, self._list_reward),
             rollout_func=self.rollout,
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(examples))]}),
             callbacks=[_Curves(), _Validation(ranker, validation, settings), _Completion()],

@@ -7,9 +7,9 @@ with the optimal list as target (arXiv 2305.00447). TRL's `SFTTrainer` computes 
 token of the prompt; only those of the answer are needed here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,7 @@ def warm_up(
     trainer = _WarmUpTrainer(
         ranker,
         len(examples[0].gains),
-        train_dataset=[{"example": examples[row]} for row in chosen],
+        train_dataset=[{"example": examples[int(row)]} for row in chosen],
         callbacks=[_Curve()],
         args=TrainingArguments(
             output_dir=str(work_folder),
@@ -113,7 +113,7 @@ class _WarmUpTrainer(Trainer):
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         # the examples come in their seeded order
-        return SequentialSampler(self.train_dataset)
+        return SequentialSampler(cast(Sized, self.train_dataset))
 
     def _collate(self, rows: Sequence[dict[str, Example]]) -> dict[str, Any]:
         pad = self._ranker.tokenizer.pad_token_id
@@ -124,7 +124,10 @@ class _WarmUpTrainer(Trainer):
         constraints, _ = follow(self._grammar, answers, length)
         return {"prompts": prompts, "mask": mask, "completions": completions, "constraints": constraints}
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Mean negative log-likelihood per learnt token."""
         logps, _entropies = score(
             model, inputs["prompts"], inputs["mask"], inputs["completions"], inputs["constraints"], self._grammar
         )

@@ -1,0 +1,104 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
+
+from flexrec.evaluation.task_report import describe_task, expected_random_ndcg
+
+D2, D3 = 1 / np.log2(3), 0.5
+
+
+def test_expected_random_ndcg_by_hand() -> None:
+    # mean gain 2; two places: 2 (1 + d2), ideal 4 + 2 d2
+    assert expected_random_ndcg(np.array([0.0, 4.0, 2.0]), 2) == pytest.approx(2 * (1 + D2) / (4 + 2 * D2))
+    # beyond K there are no places
+    assert expected_random_ndcg(np.array([0.0, 4.0, 2.0]), 30) == pytest.approx(2 * (1 + D2 + D3) / (4 + 2 * D2))
+    assert expected_random_ndcg(np.array([[0.0, 0.0], [3.0, 3.0]]), 5).tolist() == [0.0, 1.0]
+
+
+@given(
+    st.lists(st.floats(0.0, 31.0), min_size=2, max_size=5).filter(lambda gains: max(gains) > 1e-3), st.integers(1, 5)
+)
+def test_expected_random_ndcg_is_the_mean_over_all_orders(gains, k) -> None:
+    orders = list(itertools.permutations(gains))
+    scores = np.arange(len(gains), 0, -1)
+    mean = np.mean([ndcg_score([order], [scores], k=k) for order in orders])
+    assert expected_random_ndcg(np.array(gains), k) == pytest.approx(mean)
+
+
+DAY = 86_400
+OBSERVATIONS = pd.DataFrame(
+    {
+        "user_id": [1, 1, 2, 2, 3],
+        "item_id": [10, 20, 10, 30, 20],
+        "timestamp": [9 * DAY, 9 * DAY, int(8.5 * DAY), 4 * DAY, 11 * DAY],
+        "observed": [True, False, True, False, False],
+        "split": ["test", "test", "train", "train", "train"],
+    }
+)
+
+
+def labelled() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "instance_id": [0, 1, 2],
+            "user_id": [1, 2, 1],
+            "split": ["test", "train", "test"],
+            "query_time": [9 * DAY, 10 * DAY, 10 * DAY],
+            "candidates": [[10, 20, 30], [10, 20, 30], [30, 20, 10]],
+            "similarity": [[0.1, 0.9, 0.5], [0.0, 0.0, 0.0], [0.2, 0.2, 0.3]],
+        }
+    )
+
+
+GAINS = pd.DataFrame(
+    {
+        "instance_id": [0, 2, 5, 0, 2],
+        "need": ["a", "a", "a", "b", "b"],
+        "gains": [[4.0, 0.0, 2.0], [0.0, 1.0, 0.0], [9.0, 9.0, 9.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]],
+    }
+)
+
+
+def test_a_small_task_by_hand() -> None:
+    report = describe_task(labelled(), OBSERVATIONS, GAINS, trend_window_days=2.0)
+    assert (report["interactions"], report["users"], report["observed_share"]) == (5, 3, 0.4)
+    assert report["instances"] == {"test": 2, "train": 1}
+    assert report["candidates_per_instance"] == 3.0
+    # instance 0 (user 1, day 9): item 10 half a day before by user 2, item 30 five days before; its own does not count.
+    # instance 1 (user 2, day 10): items 10 and 20 a day before by user 1; 30 its own.
+    # instance 2 (user 1, day 10): item 10 one and a half days before by user 2, item 30 six days before.
+    assert report["trend_coverage"] == {
+        "1 days": pytest.approx((1 + 2 + 0) / 9),
+        "2 days": pytest.approx((1 + 2 + 1) / 9),
+        "7 days": pytest.approx((2 + 2 + 2) / 9),
+    }
+    scores = report["test_scores"]
+    assert list(scores) == ["a", "b"]
+    # by similarity: instance 0 gives gains 0, 2, 4; instance 2 gives 0 (item 10), then 0, 1 (the tie as it stands)
+    ideal = 4 + 2 * D2
+    assert scores["a"]["retriever_ndcg_at_5"] == pytest.approx(((2 * D2 + 4 * D3) / ideal + D3) / 2)
+    random = (2 * (1 + D2 + D3) / ideal + (1 + D2 + D3) / 3) / 2
+    assert scores["a"]["random_ndcg_at_5"] == pytest.approx(random)
+    assert scores["a"]["random_ndcg_at_30"] == scores["a"]["random_ndcg_at_5"]
+    # an instance without any gain scores 0, as everywhere
+    assert scores["b"]["retriever_ndcg_at_10"] == pytest.approx(0.5)
+    assert scores["b"]["random_ndcg_at_10"] == pytest.approx(0.5)
+
+
+def test_validation_instances_do_not_count() -> None:
+    table = labelled().assign(split=["validation", "train", "test"])
+    report = describe_task(table, OBSERVATIONS, GAINS, trend_window_days=7.0)
+    assert report["test_scores"]["a"]["retriever_ndcg_at_5"] == pytest.approx(D3)
+    assert list(report["trend_coverage"]) == ["1 days", "7 days"]
+
+
+def test_it_is_plain_json() -> None:
+    import json
+
+    report = describe_task(labelled(), OBSERVATIONS, GAINS, trend_window_days=2.0)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report

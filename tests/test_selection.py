@@ -1,0 +1,76 @@
+import pytest
+from omegaconf import OmegaConf
+
+from flexrec.errors import InputError
+from flexrec.selection import Parameters, entries, entry, validate_selection
+
+TABLES = {"needs": {"a": {"weight": 1}, "b": {"weight": 2}, "c": {"weight": 3}}, "methods": {"m": {"x": 1}}}
+
+
+def test_an_entry_by_its_name() -> None:
+    assert entry("need", "needs", "b", _root_=TABLES) == {"weight": 2}
+
+
+def test_an_entry_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match=r"^unknown method 'n'\. Allowed: m\.$"):
+        entry("method", "methods", "n", _root_=TABLES)
+    with pytest.raises(InputError, match=r"^unknown need '3'\. Allowed: a, b, c\.$"):
+        entry("need", "needs", 3, _root_=TABLES)
+
+
+@pytest.mark.parametrize(
+    ("selection", "names"),
+    [("b", ["b"]), ("c,a", ["a", "c"]), ("a+b", ["a", "b"]), ("a, a", ["a"]), ("all", ["a", "b", "c"])],
+)
+def test_entries_of_a_selection_in_the_order_of_the_table(selection, names) -> None:
+    found = entries("need", "needs", selection, _root_=TABLES)
+    assert list(found) == names
+    assert all(found[name] == TABLES["needs"][name] for name in names)
+
+
+def test_entries_that_do_not_exist() -> None:
+    with pytest.raises(InputError, match="need 'd' is unknown; choose among a, b, c"):
+        entries("need", "needs", "a,d", _root_=TABLES)
+
+
+def test_an_entry_may_point_at_another() -> None:
+    OmegaConf.register_new_resolver("entry_of_this_test", lambda *a, _root_: entry(*a, _root_=_root_))
+    try:
+        config = OmegaConf.create(
+            {"table": {"x": {"y": "${other}"}}, "other": 7, "it": "${entry_of_this_test:thing,table,x}"}
+        )
+        assert OmegaConf.to_container(config, resolve=True)["it"] == {"y": 7}
+    finally:
+        OmegaConf.clear_resolver("entry_of_this_test")
+
+
+@pytest.fixture
+def parameters(project_root) -> dict:
+    """The base environment's."""
+    from kedro.config import OmegaConfigLoader
+
+    from flexrec.settings import CONFIG_LOADER_ARGS
+
+    return OmegaConfigLoader(str(project_root / "conf"), **CONFIG_LOADER_ARGS)["parameters"]
+
+
+def test_good_parameters_pass(parameters) -> None:
+    validate_selection(parameters)
+
+
+def test_every_key_is_known(parameters) -> None:
+    assert set(parameters) == set(Parameters.model_fields)
+
+
+def test_every_problem_is_told_on_a_line_with_its_key(parameters) -> None:
+    parameters["rl"] = parameters["rl"] | {"stepz": 3, "rollouts": 1}
+    parameters["needs"]["trend"]["terms"][0]["factors"] = []
+    del parameters["seed"]
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert "parameter `rl.stepz`: extra inputs are not permitted (it is 3)" in lines
+    assert "parameter `rl.rollouts`: input should be greater than or equal to 2 (it is 1)" in lines
+    assert "parameter `seed`: field required" in lines
+    assert any(line.startswith("parameter `needs.trend.terms.0.factors`: ") for line in lines)
