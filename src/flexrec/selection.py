@@ -19,7 +19,8 @@ from flexrec.ranking.needs import Need, select_needs
 from flexrec.ranking.task import TaskSettings
 from flexrec.reporting.settings import ReportSettings
 from flexrec.retrieval.embedders import EmbedderSettings
-from flexrec.retrieval.settings import LabelSettings, RetrievalSettings
+from flexrec.retrieval.settings import RetrievalSettings
+from flexrec.retrieval.signals import LabelSettings
 from flexrec.rl.settings import MethodSettings, RlSettings, WarmUpSettings
 
 

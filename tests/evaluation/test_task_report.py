@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from flexrec.evaluation.task_report import describe_task, expected_random_ndcg
+from flexrec.evaluation.task_report import describe_task, expected_random_ndcg, task_text
+from flexrec.ranking.task import TaskSettings
 
 D2, D3 = 1 / np.log2(3), 0.5
 
@@ -64,8 +65,27 @@ GAINS = pd.DataFrame(
 )
 
 
+# ratings 2, 0 and 1 give gains 3, 0 and 1
+LABELS = pd.DataFrame({"instance_id": [0, 2], "engagement": [[2.0, 0.0, 1.0], [1.0, 1.0, 1.0]]})
+
+
+def task(**changes) -> TaskSettings:
+    known = {
+        "source": "x",
+        "gain": "exponential",
+        "relevant_engagement": 2,
+        "engagement_midpoint": 1.0,
+        "trend_window_days": 1.0,
+        "candidates": 3,
+        "history": 1,
+        "instances": {"train": 1, "validation": 1, "test": 2},
+        "instances_per_user": 1,
+    }
+    return TaskSettings.model_validate(known | changes)
+
+
 def test_a_small_task_by_hand() -> None:
-    report = describe_task(labelled(), OBSERVATIONS, GAINS, trend_window_days=2.0)
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(trend_window_days=2.0))
     assert (report["interactions"], report["users"], report["observed_share"]) == (5, 3, 0.4)
     assert report["instances"] == {"test": 2, "train": 1}
     assert report["candidates_per_instance"] == 3.0
@@ -78,7 +98,10 @@ def test_a_small_task_by_hand() -> None:
         "7 days": pytest.approx((2 + 2 + 2) / 9),
     }
     scores = report["test_scores"]
-    assert list(scores) == ["a", "b"]
+    assert list(scores) == ["engagement", "a", "b"]
+    # gains 3, 0, 1: a random place gets 4/3; the other instance has equal gains, where every order is ideal
+    engagement = (4 / 3 * (1 + D2 + D3) / (3 + D2) + 1) / 2
+    assert scores["engagement"]["random_ndcg_at_5"] == pytest.approx(engagement)
     # by similarity: instance 0 gives gains 0, 2, 4; instance 2 gives 0 (item 10), then 0, 1 (the tie as it stands)
     ideal = 4 + 2 * D2
     assert scores["a"]["retriever_ndcg_at_5"] == pytest.approx(((2 * D2 + 4 * D3) / ideal + D3) / 2)
@@ -92,7 +115,7 @@ def test_a_small_task_by_hand() -> None:
 
 def test_validation_instances_do_not_count() -> None:
     table = labelled().assign(split=["validation", "train", "test"])
-    report = describe_task(table, OBSERVATIONS, GAINS, trend_window_days=7.0)
+    report = describe_task(table, LABELS, OBSERVATIONS, GAINS, task(trend_window_days=7.0))
     assert report["test_scores"]["a"]["retriever_ndcg_at_5"] == pytest.approx(D3)
     assert list(report["trend_coverage"]) == ["1 days", "7 days"]
 
@@ -100,5 +123,13 @@ def test_validation_instances_do_not_count() -> None:
 def test_it_is_plain_json() -> None:
     import json
 
-    report = describe_task(labelled(), OBSERVATIONS, GAINS, trend_window_days=2.0)
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(trend_window_days=2.0))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_the_papers_row_stands_beside_ours() -> None:
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(paper_random=(0.1, 0.2, 0.3)))
+    text = task_text(report)
+    assert "the paper, engagement, near-random  0.100 0.200 0.300" in text
+    assert "5 interactions of 3 users, 40.0% observed" in text
+    assert "paper" not in task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))

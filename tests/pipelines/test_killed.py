@@ -27,7 +27,7 @@ def test_the_artifacts_are_the_same(whole, survived) -> None:
 def test_nothing_unfinished_is_taken_for_a_result(survived) -> None:
     project, _ = survived
     again = project.command()
-    assert again.ran == {"print_results"}
+    assert again.ran == {"print_results", "print_task"}
     assert not (project.path / "data" / "06_models").rglob("rl_work") or not list(project.path.rglob("*_work"))
 
 

@@ -32,3 +32,6 @@ class TaskSettings(Settings):
     history: int = Field(ge=1, description="H, most recent observed interactions in the prompt")
     instances: InstanceCounts
     instances_per_user: int = Field(ge=1, description="Most query times per user")
+    paper_random: tuple[float, float, float] | None = Field(
+        None, description="NDCG@5/10/30 of a near-random order on interest in the paper, printed beside ours"
+    )

@@ -1,6 +1,4 @@
-"""Settings of the retrieval and of the labels."""
-
-from pydantic import Field
+"""Settings of the retrieval."""
 
 from flexrec.config import Settings
 from flexrec.retrieval.embedders import EmbedderSettings
@@ -12,9 +10,3 @@ class RetrievalSettings(Settings):
 
     embedder: EmbedderSettings
     star: StarSettings = StarSettings()
-
-
-class LabelSettings(Settings):
-    """How signals are made."""
-
-    quality_strength: float = Field(5.0, gt=0, description="Prior observations in an item's shrunken mean")

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 
+from flexrec.config import Settings
 from flexrec.errors import InputError
 from flexrec.ranking.columns import SPLITS, Columns
 
 DAY = 86_400
+
+
+class LabelSettings(Settings):
+    """How signals are made."""
+
+    quality_strength: float = Field(5.0, gt=0, description="Prior observations in an item's shrunken mean")
 
 
 class AsOf:

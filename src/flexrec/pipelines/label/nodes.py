@@ -5,11 +5,10 @@ from typing import Any
 import pandas as pd
 
 from flexrec.evaluation.rankings import true_gains
-from flexrec.evaluation.task_report import describe_task
+from flexrec.evaluation.task_report import describe_task, task_text
 from flexrec.ranking.gains import GainKind
-from flexrec.ranking.task import Needs
-from flexrec.retrieval.settings import LabelSettings
-from flexrec.retrieval.signals import label_signals
+from flexrec.ranking.task import Needs, TaskSettings
+from flexrec.retrieval.signals import LabelSettings, label_signals
 
 
 def label_candidates(
@@ -41,7 +40,16 @@ def label_gains(
 
 
 def report_task(
-    labelled_instances: pd.DataFrame, observations: pd.DataFrame, gains: pd.DataFrame, trend_window_days: float
+    labelled_instances: pd.DataFrame,
+    true_labels: pd.DataFrame,
+    observations: pd.DataFrame,
+    gains: pd.DataFrame,
+    task: TaskSettings,
 ) -> dict[str, Any]:
     """What the task looks like: its size, its signals, and what a random order would score."""
-    return describe_task(labelled_instances, observations, gains, trend_window_days=trend_window_days)
+    return describe_task(labelled_instances, true_labels, observations, gains, task)
+
+
+def print_task(task_report: dict[str, Any]) -> None:
+    """Show the task in a few lines."""
+    print(f"\n{task_text(task_report)}", flush=True)

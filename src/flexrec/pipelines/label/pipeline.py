@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.label.nodes import label_candidates, label_gains, report_task
+from flexrec.pipelines.label.nodes import label_candidates, label_gains, print_task, report_task
 
 
 def create_pipeline() -> Pipeline:
@@ -31,10 +31,11 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 report_task,
-                ["labelled_instances", "observations", "true_gains", "params:task.trend_window_days"],
+                ["labelled_instances", "true_labels", "observations", "true_gains", "params:task"],
                 "task_report",
                 name="report_task",
             ),
+            node(print_task, "task_report", None, name="print_task"),
         ],
         tags="label",
     )
