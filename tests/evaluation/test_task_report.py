@@ -131,5 +131,5 @@ def test_the_papers_row_stands_beside_ours() -> None:
     report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(paper_random=(0.1, 0.2, 0.3)))
     text = task_text(report)
     assert "the paper, engagement, near-random  0.100 0.200 0.300" in text
-    assert "5 interactions of 3 users, 40.0% observed" in text
+    assert "5 interactions of 3 users, 40.0% of them observed" in text
     assert "paper" not in task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))

@@ -93,7 +93,8 @@ def task_text(report: dict[str, Any]) -> str:
     instances = ", ".join(f"{count} {split}" for split, count in report["instances"].items())
     coverage = ", ".join(f"{share:.0%} in {window}" for window, share in report["trend_coverage"].items())
     lines = [
-        f"{report['interactions']:,} interactions of {report['users']:,} users, {report['observed_share']:.1%} observed",
+        f"{report['interactions']:,} interactions of {report['users']:,} users, "
+        f"{report['observed_share']:.1%} of them observed",
         f"instances: {instances}; {report['candidates_per_instance']:g} candidates each",
         f"candidates that somebody took up before the query: {coverage}",
         "NDCG@5/10/30 on test instances" + " " * 8 + "random order      retriever's order",
