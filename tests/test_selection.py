@@ -74,3 +74,13 @@ def test_every_problem_is_told_on_a_line_with_its_key(parameters) -> None:
     assert "parameter `rl.rollouts`: input should be greater than or equal to 2 (it is 1)" in lines
     assert "parameter `seed`: field required" in lines
     assert any(line.startswith("parameter `needs.trend.terms.0.factors`: ") for line in lines)
+
+
+def test_names_of_registries_are_checked(parameters) -> None:
+    parameters["evaluate"] = parameters["evaluate"] | {"baselines": ["random", "magic"]}
+    parameters["datasets"]["ml-1m"]["source"] = "ml-2m"
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    source, baseline = str(caught.value).splitlines()
+    assert source == "parameter `datasets`: unknown source 'ml-2m', allowed: ml-100k, ml-1m, fabricated"
+    assert baseline.startswith("parameter `evaluate`: unknown baseline 'magic', allowed: random, retriever, ")

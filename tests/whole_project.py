@@ -21,6 +21,12 @@ from tiny_project import collected
 
 RUNS = re.compile(r"(?:^|  )(\w+): runs, because (.*)$")
 REUSED = re.compile(r"(?:^|  )(\w+): reused, ")
+FACTS = {"results_markdown", "report"}
+"""Outputs that say by which command and at which commit they were made; the others are functions of the inputs."""
+
+PRINTING = {"print_task", "print_results"}
+"""Nodes that make nothing and therefore always run."""
+
 STEP = re.compile(r"(?:^|  )(\w+) step (\d+)  ")
 
 

@@ -4,10 +4,12 @@ The resolvers `entry` and `entries` pick the chosen entries out of the tables in
 `methods.yml` and `models.yml`, so that a node depends on the entry that it uses and on no other.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from flexrec.baselines import BASELINES
 from flexrec.config import Settings
 from flexrec.critic.settings import CriticSettings
 from flexrec.errors import InputError
@@ -22,6 +24,7 @@ from flexrec.retrieval.embedders import EmbedderSettings
 from flexrec.retrieval.settings import RetrievalSettings
 from flexrec.retrieval.signals import LabelSettings
 from flexrec.rl.settings import MethodSettings, RlSettings, WarmUpSettings
+from flexrec.sources import SOURCES
 
 
 class Parameters(Settings):
@@ -55,6 +58,25 @@ class Parameters(Settings):
     evaluate: EvaluationSettings
     report: ReportSettings
 
+    @field_validator("task", "datasets")
+    @classmethod
+    def _known_sources(cls, value: TaskSettings | dict[str, TaskSettings]) -> TaskSettings | dict[str, TaskSettings]:
+        for task in value.values() if isinstance(value, dict) else [value]:
+            _refuse_unknown("source", [task.source], SOURCES)
+        return value
+
+    @field_validator("evaluate")
+    @classmethod
+    def _known_baselines(cls, value: EvaluationSettings) -> EvaluationSettings:
+        _refuse_unknown("baseline", value.baselines, BASELINES)
+        return value
+
+
+def _refuse_unknown(kind: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown {kind} '{name}', allowed: {', '.join(known)}")
+
 
 def validate_selection(parameters: dict[str, Any]) -> None:
     """Refuse parameters that no node could use, before any node runs.
@@ -68,7 +90,8 @@ def validate_selection(parameters: dict[str, Any]) -> None:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
-            reason = problem["msg"][0].lower() + problem["msg"][1:]
+            reason = problem["msg"].removeprefix("Value error, ")
+            reason = reason[0].lower() + reason[1:]
             given = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
             lines.append(f"parameter `{key}`: {reason}{given}")
         raise InputError("\n".join(lines)) from error

@@ -54,7 +54,7 @@ def refused(project: WholeProject, parameters: dict[str, Any] | None = None, **s
         ({"rl": {"steps": 0, "rollouts": 1}}, r"(?s)`rl.steps`: .*\n.*`rl.rollouts`: input should be greater"),
         ({"task": {"candidates": 60}}, r"parameter `task.candidates`: input should be less than or equal to 52"),
         ({"prompt": {"line": "{title}"}}, r"parameter `prompt.line`: .*\{id\} must be in it"),
-        ({"evaluate": {"baselines": ["random", "magic"]}}, r"`evaluate.baselines.*'magic'"),
+        ({"evaluate": {"baselines": ["random", "magic"]}}, r"`evaluate`: unknown baseline 'magic', allowed: random, "),
         ({"fresh": "perhaps"}, r"parameter `fresh`"),
     ],
 )

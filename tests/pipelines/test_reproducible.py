@@ -5,9 +5,7 @@ import re
 import pytest
 
 from flexrec.fingerprint import content_digest
-
-FACTS = {"results_markdown", "report"}
-"""They say by which command, at which commit and how they were made; everything else is a function of the inputs."""
+from whole_project import FACTS
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 import pytest
 
+from whole_project import PRINTING
+
 UP_TO_THE_LABELS = {
     "prepare_model",
     "read_source",
@@ -29,8 +31,7 @@ OF_THE_NEED = {
     "draw_training",
     "draw_results",
     "write_report",
-    "print_results",
-    "print_task",
+    *PRINTING,
 }
 AFTER_RL = {
     "rank_trained",
@@ -39,8 +40,7 @@ AFTER_RL = {
     "draw_training",
     "draw_results",
     "write_report",
-    "print_results",
-    "print_task",
+    *PRINTING,
 }
 
 
@@ -51,7 +51,7 @@ def test_another_need(done, whole) -> None:
     # the results of both stand side by side
     assert set(done.load("instance_metrics", {"need": "explore"})["need"]) == {"explore"}
     assert done.digests() == whole.project.digests()
-    assert done.command().ran == {"print_results", "print_task"}
+    assert done.command().ran == PRINTING
 
 
 def test_two_needs_at_once(done) -> None:
@@ -77,7 +77,7 @@ def test_a_stage_alone_makes_what_it_needs(fresh) -> None:
     assert fresh.load("training_gains")["need"].unique().tolist() == ["trend"]
     # several, in Kedro's other way of asking
     run = fresh.command("--pipelines=data,critic")
-    assert run.ran == {"label_gains", "report_task"}
+    assert run.ran == {"label_gains", "report_task", "print_task"}
 
 
 def test_a_setting_of_one_stage(done, whole) -> None:
@@ -87,7 +87,7 @@ def test_a_setting_of_one_stage(done, whole) -> None:
     run = done.command()
     assert run.reasons["train_rl"] == "parameter rl.steps changed from 3 to 1"
     # the model that one step makes may rank as before; then there is nothing to measure anew
-    assert {"train_rl", "draw_training", "rank_trained", "write_report", "print_results"} <= run.ran
+    assert {"train_rl", "draw_training", "rank_trained", "write_report"} <= run.ran
     assert run.ran <= AFTER_RL | {"train_rl"}
     trained = done.digests()["policy"]
     assert trained != whole.project.digests()["policy"]
@@ -102,22 +102,17 @@ def test_a_setting_of_one_stage(done, whole) -> None:
     assert replayed["policy"] == trained
 
 
-@pytest.mark.parametrize(
-    ("file", "values", "runs"),
-    [
-        ("test/parameters.yml", {"evaluate": {"resamples": 300}}, {"rank_baselines", "compare"}),
-        ("base/parameters_report.yml", {"report": {"examples": 1}}, {"write_report"}),
-        # entries of the tables that are not in use
-        ("base/needs.yml", {"needs": {"interest": "${needs.trend}"}}, set()),
-        ("base/methods.yml", {"methods": {"other": {"item_reward": "none"}}}, set()),
-    ],
-)
-def test_an_edited_value(done, file, values, runs) -> None:
-    done.set(file, **values)
-    ran = done.command().ran - {"print_results", "print_task"}
-    assert runs <= ran
-    # what comes after these may get the same bytes as before, or not
-    assert ran <= (runs | {"measure", "compare", "draw_results", "write_report"} if "compare" in runs else runs)
+def test_edited_values(done) -> None:
+    # of the report alone
+    done.set("base/parameters_report.yml", report={"examples": 1})
+    # entries of the tables that are not in use
+    other = {"instruction": "?", "terms": [{"factors": [{"signal": "trend"}]}], "relevant": {"rule": "top"}}
+    done.set("base/needs.yml", needs={"interest": other})
+    done.set("base/methods.yml", methods={"other": {"item_reward": "none"}})
+    assert done.command().ran == {"write_report", *PRINTING}
+    # of the comparison: the intervals change, the rankings do not
+    done.set("test/parameters.yml", evaluate={"resamples": 300})
+    assert done.command().ran == {"compare", "draw_results", "write_report", *PRINTING}
 
 
 # --- Code ---
@@ -132,11 +127,11 @@ def with_source(whole, tmp_path_factory):
 def edited(project, file: str, old: str, new: str) -> set[str]:
     """What runs after an edit of a module, without the printing."""
     project.edit(f"src/flexrec/{file}", old, new)
-    return project.command().ran - {"print_results", "print_task"}
+    return project.command().ran - PRINTING
 
 
 def test_the_source_in_the_project_counts_as_the_package(with_source) -> None:
-    assert with_source.command().ran == {"print_results", "print_task"}
+    assert with_source.command().ran == PRINTING
 
 
 def test_a_comment_or_a_docstring_reruns_nothing(with_source) -> None:
@@ -147,7 +142,7 @@ def test_a_comment_or_a_docstring_reruns_nothing(with_source) -> None:
         ("pipelines/rl_train/nodes.py", '"""Train the warmed-up policy', '"""Train the policy'),
     ):
         with_source.edit(f"src/flexrec/{file}", old, new)
-    assert with_source.command().ran == {"print_results", "print_task"}
+    assert with_source.command().ran == PRINTING
 
 
 def test_a_formula_reruns_its_users_and_what_they_change(with_source) -> None:

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from flexrec.fingerprint import Sidecar, content_digest
 from flexrec.tracking import TrackingSettings
+from whole_project import PRINTING
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def artifacts(client: MlflowClient, run: MlflowRun, path: str = "") -> set[str]:
 def test_every_node_runs_once_and_then_never_again(whole, nodes) -> None:
     assert whole.first.ran == nodes
     assert whole.first.reused == set()
-    assert whole.second.ran == {"print_results", "print_task"}
-    assert whole.second.reused == nodes - {"print_results", "print_task"}
+    assert whole.second.ran == PRINTING
+    assert whole.second.reused == nodes - PRINTING
 
 
 def test_every_output_of_the_graph_is_kept(whole, outputs) -> None:
@@ -104,11 +105,12 @@ def test_nothing_else_is_left_in_the_data_folder(whole, outputs) -> None:
     assert {file.parent for file in left} <= {data / "01_raw"}
 
 
-def test_the_results_are_printed_by_both_runs(whole) -> None:
+def test_the_task_and_the_results_are_printed_by_both_runs(whole) -> None:
     text = whole.project.load("results_text")
     assert text.strip()
     for printed in whole.printed:
         assert text in printed
+        assert "random order" in printed
 
 
 def test_every_method_ranks_every_test_instance(whole) -> None:
@@ -186,4 +188,5 @@ def test_a_run_that_makes_nothing_says_where_everything_is_from(client, tracked,
     records = lineage(client, second, tmp_path)
     assert outputs.keys() == {name for name, record in records.items() if record["state"] == "reused"}
     assert {records[name]["mlflow_run"] for name in outputs} == {first.info.run_id}
-    assert not [name for name in second.data.metrics if name.startswith("seconds/") and "print" not in name]
+    timed = {name for name in second.data.metrics if name.startswith("seconds/")}
+    assert timed == {f"seconds/{name}" for name in PRINTING}

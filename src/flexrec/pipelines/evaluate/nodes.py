@@ -26,7 +26,7 @@ def rank_baselines(
     observations: pd.DataFrame,
     critic_predictions: pd.DataFrame,
     needs: Needs,
-    settings: EvaluationSettings,
+    baselines: list[str],
     gain: GainKind,
     seed: int,
 ) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def rank_baselines(
         observations,
         critic_predictions,
         needs.root,
-        methods=settings.baselines,
+        methods=baselines,
         gain=gain,
         seed=seed,
     )

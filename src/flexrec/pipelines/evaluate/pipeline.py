@@ -23,7 +23,7 @@ def create_pipeline() -> Pipeline:
                     "observations",
                     "critic_predictions",
                     "params:needs_asked",
-                    "params:evaluate",
+                    "params:evaluate.baselines",
                     "params:task.gain",
                     "params:seed",
                 ],
