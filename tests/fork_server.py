@@ -194,13 +194,13 @@ def _before_the_record_of(dataset: str) -> Callable[[], None]:
 
 KILLS: dict[str, Callable[[], None]] = {
     "in warm-up": _in_warm_up,
-    "in step 3 of RL": _in_rl_step_3,
     "while checkpoint 2 is written": _in_checkpoint_2,
+    "in step 3 of RL": _in_rl_step_3,
     "while the policy is written": _while_the_policy_is_written,
     "between the policy and its record": _before_the_record_of("policy"),
     "between the records of policy and curves": _before_the_record_of("rl_curves"),
 }
-"""Places to die at."""
+"""Places to die at, in the order in which a run comes by them."""
 
 
 if __name__ == "__main__":

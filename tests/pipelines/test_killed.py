@@ -38,9 +38,10 @@ def test_what_was_done_is_not_done_again(survived) -> None:
     done: set[str] = set()
     for run in runs.values():
         assert done <= run.reused
-        done |= run.reused | {name for name in run.ran if any(f"{name}: done in" in line for line in run.lines)}
+        finished = {name for name in run.ran if any(f"{name}: done in" in line for line in run.lines)}
+        done |= (run.reused | finished) - PRINTING
     with survived[0].entered():
-        assert done == {node.name for node in pipelines["__default__"].nodes}
+        assert done == {node.name for node in pipelines["__default__"].nodes} - PRINTING
 
 
 @pytest.mark.parametrize(

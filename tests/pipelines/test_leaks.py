@@ -27,6 +27,8 @@ def replay(project, pipeline: str, changed: dict[str, Any], folder: Path) -> dic
     with project.entered():
         nodes = pipelines[pipeline].from_inputs(*changed).nodes
         for node in nodes:
+            if changed.keys() & set(node.outputs):
+                continue
             inputs = {}
             for name in node.inputs:
                 if name.endswith("_work"):

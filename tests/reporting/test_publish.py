@@ -105,7 +105,7 @@ def project(tmp_path) -> Path:
         node="fit_critic",
         stage="critic",
         digest="c",
-        inputs={"interactions": "a", "items": "i"},
+        inputs={"items": "i", "interactions": "a"},
         seconds=90.0,
     )
     write_sidecar(
