@@ -23,6 +23,7 @@ from flexrec.tracking import Tracker, TrackingSettings, numbers
 SMALL_MB = 1.0
 """Reused outputs up to this size are copied too, so that a run that skips everything still shows its results."""
 
+logger = logging.getLogger(__name__)
 curves = logging.getLogger("flexrec.curves")
 
 
@@ -34,6 +35,7 @@ class TrackingHooks:
         self._tracker: Tracker | None = None
         self._catalog: CatalogProtocol | None = None
         self._lineage: dict[str, dict[str, Any]] = {}
+        self._announced: dict[str, Path] = {}
         self._curves: _CurveHandler | None = None
 
     @hook_impl
@@ -48,7 +50,7 @@ class TrackingHooks:
         settings = self._settings().resolved(project)
         if not settings.enabled:
             return
-        self._catalog, self._lineage = catalog, {}
+        self._catalog, self._lineage, self._announced = catalog, {}, {}
         values = catalog["parameters"].load() if "parameters" in catalog else {}
         parameters = dict(leaves("", values)) if values else {}
         names = ", ".join(run_params["pipeline_names"] or ["__default__"])
@@ -83,7 +85,10 @@ class TrackingHooks:
             if stored.size <= limit * 1e6 and stored.size <= tracker.settings.copy_limit_mb * 1e6:
                 record["copy"] = f"{self._layer(stored)}/{stored.name}"
                 tracker.copy(stored.path, record["copy"])
-            if self._metadata(stored).get("flexrec", {}).get("metrics"):
+            marks = self._metadata(stored).get("flexrec", {})
+            if marks.get("announce"):
+                self._announced[stored.name] = stored.path
+            if marks.get("metrics"):
                 try:
                     tracker.point(0, numbers("", json.loads(stored.path.read_text(encoding="utf-8"))))
                 except ValueError as error:
@@ -93,7 +98,11 @@ class TrackingHooks:
 
     @hook_impl
     def after_pipeline_run(self) -> None:
-        """Close the run as finished."""
+        """Close the run as finished, and say where to look."""
+        for name, path in self._announced.items():
+            logger.info("%s: %s", name, path)
+        if self._tracker is not None and self._tracker.run_id is not None:
+            logger.info("MLflow run %s in %s", self._tracker.run_id, self._tracker.settings.tracking_uri)
         self._close("FINISHED", {})
 
     @hook_impl
