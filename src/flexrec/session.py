@@ -104,5 +104,8 @@ def _message(error: Exception) -> str | None:
     frames = list(traceback.walk_tb(error.__traceback__))
     raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     if isinstance(error, ValueError) and raised_in in ("kedro.framework.session.session", "kedro.pipeline.pipeline"):
-        return str(error)  # an unknown pipeline, node, tag or dataset on the command line
+        # an unknown pipeline, node, tag or dataset on the command line, told in one line
+        return " ".join(str(error).split())
+    if isinstance(error, MissingConfigException):
+        return f"{' '.join(str(error).split())}; check `--env`"
     return None

@@ -6,6 +6,7 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from omegaconf.resolvers import oc
 
+from flexrec.context import FlexrecContext
 from flexrec.hooks import TrackingHooks
 from flexrec.session import FlexrecSession
 
@@ -27,6 +28,7 @@ def _entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
 
 
 SESSION_CLASS = FlexrecSession
+CONTEXT_CLASS = FlexrecContext
 HOOKS = (TrackingHooks(),)
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {

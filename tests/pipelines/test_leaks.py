@@ -91,7 +91,8 @@ def test_no_hidden_label_and_no_label_of_a_held_out_user_reaches_training(worlds
     labelled = [world["labelled_instances"].query("split == 'train'") for world in worlds]
     assert same(*labelled)
     training = labelled[0]["instance_id"]
-    predictions = [world["critic_predictions"].query("instance_id in @training") for world in worlds]
+    tables = [world["critic_predictions"] for world in worlds]
+    predictions = [table[table["instance_id"].isin(training)] for table in tables]
     assert len(predictions[0]) == len(training)
     assert same(*predictions)
     assert same(true["training_gains"], spoilt["training_gains"])

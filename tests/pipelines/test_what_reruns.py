@@ -1,6 +1,7 @@
 """What a change makes run again on the real graph, and what it leaves alone."""
 
 import pytest
+from kedro.framework.project import pipelines
 
 from whole_project import PRINTING
 
@@ -78,6 +79,13 @@ def test_a_stage_alone_makes_what_it_needs(fresh) -> None:
     # several, in Kedro's other way of asking
     run = fresh.command("--pipelines=data,critic")
     assert run.ran == {"label_gains", "report_task", "print_task"}
+
+
+def test_a_part_of_the_graph_reuses_what_the_whole_has_made(done) -> None:
+    with done.entered():
+        names = set(pipelines) - {"__default__"}
+    for name in sorted(names):
+        assert done.run(pipeline_names=[name]).ran <= PRINTING, name
 
 
 def test_a_setting_of_one_stage(done, whole) -> None:

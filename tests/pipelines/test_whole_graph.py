@@ -59,6 +59,13 @@ def test_every_node_runs_once_and_then_never_again(whole, nodes) -> None:
     assert whole.second.reused == nodes - PRINTING
 
 
+def test_a_run_ends_by_saying_where_to_look(whole, outputs, tracked) -> None:
+    for run, record in zip((whole.first, whole.second), tracked, strict=True):
+        end = "\n".join(run.lines[-2:])
+        assert f"report: {outputs['report']}" in end
+        assert record.info.run_id in end
+
+
 def test_every_output_of_the_graph_is_kept(whole, outputs) -> None:
     with whole.project.entered():
         made = pipelines["__default__"].all_outputs()
@@ -118,7 +125,7 @@ def test_every_method_ranks_every_test_instance(whole) -> None:
     test = set(labelled.loc[labelled["split"] == "test", "instance_id"])
     methods = [*whole.project.load("params:evaluate").baselines, "untrained", "warmed_up", "flexrec"]
     assert {"random", "retriever", "popularity", "item_mean", "critic"} <= set(methods)
-    assert list(dict.fromkeys(rankings["method"])) == methods
+    assert sorted(rankings["method"].unique()) == sorted(methods)
     for _, rows in rankings.groupby("method"):
         assert rows["instance_id"].is_unique
         assert set(rows["instance_id"]) == test

@@ -274,7 +274,10 @@ class _Validation(TrainerCallback):
     """Greedy NDCG@5 on validation queries, by need."""
 
     def __init__(self, ranker: Ranker, examples: Sequence[Example], settings: RlSettings) -> None:
-        self._ranker, self._examples, self._settings = ranker, examples[: settings.validation_queries], settings
+        self._ranker, self._settings = ranker, settings
+        # instance by instance, so that a limit leaves every need its share
+        by_instance = sorted(examples, key=lambda example: example.query.instance.instance_id)
+        self._examples = by_instance[: settings.validation_queries]
 
     def _measure(self, state: Any) -> None:
         values = validation_ndcg(self._ranker, self._examples)
