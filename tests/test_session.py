@@ -111,7 +111,7 @@ def test_typed_parameters_are_told_plainly(tiny: TinyProject) -> None:
 @pytest.mark.parametrize(
     ("selection", "words"),
     [
-        ({"pipeline_names": ["mak"]}, "Did you mean one of these instead?\n    make"),
+        ({"pipeline_names": ["mak"]}, "Did you mean one of these instead? make"),
         ({"node_names": ["sale"]}, "does not contain nodes named ['sale']"),
         ({"tags": ["none"]}, "contains no nodes"),
     ],
