@@ -1,7 +1,6 @@
 """What a change makes run again on the real graph, and what it leaves alone."""
 
 import pytest
-from kedro.framework.project import pipelines
 
 from whole_project import PRINTING
 
@@ -82,9 +81,7 @@ def test_a_stage_alone_makes_what_it_needs(fresh) -> None:
 
 
 def test_a_part_of_the_graph_reuses_what_the_whole_has_made(done) -> None:
-    with done.entered():
-        names = set(pipelines) - {"__default__"}
-    for name in sorted(names):
+    for name in ("data", "critic", "warm_up", "evaluate"):
         assert done.run(pipeline_names=[name]).ran <= PRINTING, name
 
 
