@@ -8,7 +8,8 @@ import torch
 from scipy.stats import chisquare
 
 from flexrec.errors import InputError
-from flexrec.policy.engine import pad_prompts, sample, score
+from flexrec.policy.decoder import Decoder
+from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, pad_prompts, sample, score
 from flexrec.policy.grammar import Grammar, follow
 
 END = 69
@@ -67,43 +68,178 @@ def plain_scores(model, tokens, mask, completions, constraints, grammar, tempera
     return logps, entropies
 
 
+def with_adapter(model):
+    """LoRA on the upper two of three layers, as large as the weights, so that nothing is lost in rounding."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=[1, 2])
+    model = get_peft_model(model, config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    return model
+
+
+def gradients(model, compute):
+    """Values, and the gradient of a random combination of them with regard to every trained weight."""
+    model.zero_grad()
+    logps, entropies = compute()
+    weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(2))
+    (weights * logps + 0.3 * entropies).sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return logps.detach(), entropies.detach(), grads
+
+
+def assert_equal(found, expected, tolerance=1e-4):
+    torch.testing.assert_close(found[0], expected[0], rtol=tolerance, atol=tolerance / 10)
+    torch.testing.assert_close(found[1], expected[1], rtol=tolerance, atol=tolerance / 10)
+    assert found[2].keys() == expected[2].keys()
+    for name, gradient in found[2].items():
+        scale = expected[2][name].abs().max().clamp(min=1e-3)
+        assert (gradient - expected[2][name]).abs().max() <= tolerance * scale, name
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("form", [letters, reasoning])
 def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, form):
-    model = tiny_model
-    if adapter:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"], layers_to_transform=[1, 2])
-        model = get_peft_model(model, config)
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.2)
+    model = with_adapter(tiny_model) if adapter else tiny_model
     grammar = form(5)
     tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=model)
     # rows in any order: TRL shuffles them
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(1))
     tokens, mask, completions = tokens[order], mask[order], completions[order]
     constraints = type(constraints)(*(value[order.numpy()] for value in vars(constraints).values()))
-    weights = torch.randn(completions.shape, generator=torch.Generator().manual_seed(2))
 
-    def run(compute):
-        model.zero_grad()
-        logps, entropies = compute()
-        (weights * logps + 0.3 * entropies).sum().backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        return logps.detach(), entropies.detach(), gradients
+    shared = gradients(model, lambda: score(model, tokens, mask, completions, constraints, grammar))
+    replicated = gradients(
+        model, lambda: score(model, tokens, mask, completions, constraints, grammar, share_prompts=False)
+    )
+    plain = gradients(model, lambda: plain_scores(model, tokens, mask, completions, constraints, grammar))
+    assert_equal(shared, replicated)
+    assert_equal(shared, plain)
 
-    shared = run(lambda: score(model, tokens, mask, completions, constraints, grammar))
-    replicated = run(lambda: score(model, tokens, mask, completions, constraints, grammar, share_prompts=False))
-    plain = run(lambda: plain_scores(model, tokens, mask, completions, constraints, grammar))
-    for other in (replicated, plain):
-        torch.testing.assert_close(shared[0], other[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(shared[1], other[1], rtol=1e-4, atol=1e-5)
-        assert shared[2].keys() == other[2].keys()
-        for name, gradient in shared[2].items():
-            scale = other[2][name].abs().max().clamp(min=1e-3)
-            assert (gradient - other[2][name]).abs().max() <= 1e-4 * scale, name
+
+@pytest.mark.parametrize(("count", "rollouts"), [(2, 1), (2, 16), (9, 3), (50, 1), (50, 16)])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_any_number_of_candidates_and_rollouts(llama, count, rollouts, checkpointing):
+    grammar = letters(count)
+    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=2, rollouts=rollouts, model=llama)
+    rows = [row[keep].tolist() for row, keep in zip(tokens, mask.bool(), strict=True)]
+    engine = SharedPromptEngine(llama, PAD, checkpointing=checkpointing)
+    shared = gradients(llama, lambda: engine.score(rows, completions, constraints, grammar))
+    replicated = gradients(llama, lambda: ReplicatedEngine(llama, PAD).score(rows, completions, constraints, grammar))
+    assert_equal(shared, replicated)
+
+
+def test_checkpointing_keeps_less(llama):
+    grammar = letters(20)
+    _, _, completions, constraints, _, sampled = batch(grammar, prompts=1, rollouts=8, model=llama)
+    kept = []
+    for checkpointing in (False, True):
+        engine, size = SharedPromptEngine(llama, PAD, checkpointing=checkpointing), [0]
+
+        def count(tensor, size=size):
+            size[0] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            engine.score([[1] * 200] * len(sampled.completions), completions, constraints, grammar)
+        kept.append(size[0])
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("kind", ["shared_prompt", "replicated"])
+def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, adapter, kind, monkeypatch):
+    model = with_adapter(tiny_model) if adapter else tiny_model
+    grammar, texts, size = letters(5), [[1, 2, 3], [4, 5, 6, 7, 8]], 4
+    engine = make_engine(kind, model, PAD, remember=True)
+    rows = [text for text in texts for _ in range(size)]
+
+    def step():
+        sampled = engine.sample(texts, grammar, rollouts=size, temperature=1.0, seed=0, graph=True)
+        completions = torch.tensor(sampled.completions)
+        constraints, _ = follow(grammar, sampled.completions, 5)
+        with torch.no_grad():
+            old, _ = engine.score(rows, completions, constraints, grammar, entropies=False)
+            if adapter:
+                with model.disable_adapter():
+                    reference, _ = engine.score(rows, completions, constraints, grammar, entropies=False)
+                    tokens, mask = pad_prompts(rows, PAD)
+                    expected = plain_scores(model, tokens, mask, completions, constraints, grammar)[0]
+                torch.testing.assert_close(reference, expected, rtol=1e-4, atol=1e-5)
+        tokens, mask = pad_prompts(rows, PAD)
+        found = gradients(model, lambda: engine.score(rows, completions, constraints, grammar))
+        assert_equal(
+            found, gradients(model, lambda: plain_scores(model, tokens, mask, completions, constraints, grammar))
+        )
+        torch.testing.assert_close(old, found[0], rtol=1e-4, atol=1e-5)
+        # the sampler's log-probabilities are the update's: nothing has to be computed again
+        torch.testing.assert_close(torch.tensor(sampled.log_probabilities), found[0], rtol=1e-4, atol=1e-5)
+
+    encoded, lower = [], []
+    encode, run_lower = Decoder.encode, Decoder.lower
+    monkeypatch.setattr(Decoder, "encode", lambda *a: encoded.append(1) or encode(*a))
+    monkeypatch.setattr(Decoder, "lower", lambda *a: lower.append(1) or run_lower(*a))
+    step()
+    if kind == "shared_prompt":
+        # the policy's prompts once, the reference's once; what both share at the bottom once
+        assert (len(encoded), len(lower)) == ((2, 1) if adapter else (1, 0))
+    # new weights: nothing that was made with the old ones may be used again
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.mul_(1.1)
+    step()
+
+
+def test_bfloat16_errs_no_more_than_the_plain_computation_in_bfloat16(llama):
+    import copy
+
+    grammar = letters(12)
+    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=4, rollouts=4, model=llama)
+    half = copy.deepcopy(llama).bfloat16()
+    rows = [row[keep].tolist() for row, keep in zip(tokens, mask.bool(), strict=True)]
+    exact = ReplicatedEngine(llama, PAD).score(rows, completions, constraints, grammar)[0]
+    errors = {
+        kind: (make_engine(kind, half, PAD).score(rows, completions, constraints, grammar)[0] - exact)
+        .pow(2)
+        .mean()
+        .sqrt()
+        for kind in ("shared_prompt", "replicated")
+    }
+    assert errors["replicated"] > 1e-4
+    assert errors["shared_prompt"] <= 1.2 * errors["replicated"]
+
+
+def test_the_real_model_is_computed_exactly(smollm2_folder):
+    from flexrec.policy.models import load_base
+
+    model = load_base(smollm2_folder).float()
+    rng = np.random.default_rng(0)
+    grammar = Grammar(tuple((int(t),) for t in range(330, 340)), constrained=True, end_token=2, max_length=80)
+    rows = [text for size in (37, 61) for text in [rng.integers(300, 900, size=size).tolist()] * 2]
+    answers = [(330 + rng.permutation(10)).tolist() for _ in rows]
+    constraints, _ = follow(grammar, answers, 10)
+    run = {
+        kind: gradients(
+            model,
+            lambda kind=kind: make_engine(kind, model, PAD).score(rows, torch.tensor(answers), constraints, grammar),
+        )
+        for kind in ("shared_prompt", "replicated")
+    }
+    assert_equal(run["shared_prompt"], run["replicated"])
+
+
+def test_without_a_kernel_for_parts_the_result_is_the_same(tiny_model, monkeypatch):
+    grammar = letters(6)
+    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=tiny_model)
+    compute = lambda: score(tiny_model, tokens, mask, completions, constraints, grammar)  # noqa: E731
+    parts = gradients(tiny_model, compute)
+    monkeypatch.setattr("flexrec.policy.attention._has_parts", lambda query: False)
+    assert_equal(gradients(tiny_model, compute), parts)
 
 
 @pytest.mark.parametrize("form", [letters, reasoning])
@@ -181,8 +317,51 @@ def test_free_answers_stop_at_the_end_token(llama):
     assert all(len(answer) == 30 for answer in sampled.completions if END not in answer)
 
 
-def test_models_that_change_their_logits_afterwards_are_refused(llama):
-    llama.config.final_logit_softcapping = 30.0
-    with pytest.raises(InputError, match="softcapping"):
-        sample(llama, [[1]], letters(2), rollouts=1, temperature=0.0, seed=0, pad_token=PAD)
-    llama.config.final_logit_softcapping = None
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"final_logit_softcapping": 30.0}, "softcapping"),
+        ({"layer_types": ["full_attention", "sliding_attention", "full_attention"]}, "sliding-window"),
+        ({"attention_dropout": 0.1}, "attention dropout"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic position"),
+        ({"model_type": "gemma3_text"}, "knows the families llama, mistral, qwen2, qwen3, not gemma3_text"),
+    ],
+)
+def test_models_that_would_not_be_computed_exactly_are_refused(llama, monkeypatch, change, message):
+    for name, value in change.items():
+        monkeypatch.setattr(llama.config, name, value, raising=False)
+    with pytest.raises(InputError, match=message):
+        SharedPromptEngine(llama, PAD)
+
+
+def test_the_replicated_engine_takes_sliding_windows():
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=70,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        initializer_range=0.3,
+    )
+    model = Gemma3ForCausalLM(config).eval()
+    grammar = letters(5)
+    engine = ReplicatedEngine(model, PAD)
+    texts = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [3, 1, 4]]
+    sampled = engine.sample(texts, grammar, rollouts=3, temperature=1.0, seed=0)
+    rows = [text for text in texts for _ in range(3)]
+    constraints, orders = follow(grammar, sampled.completions, 5)
+    assert all(sorted(order) == list(range(5)) for order in orders)
+    completions = torch.tensor(sampled.completions)
+    with torch.no_grad():
+        found, _ = engine.score(rows, completions, constraints, grammar)
+        tokens, mask = pad_prompts(rows, PAD)
+        expected, _ = plain_scores(model, tokens, mask, completions, constraints, grammar)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(sampled.log_probabilities), found, rtol=1e-4, atol=1e-5)

@@ -65,6 +65,20 @@ class Grammar:
         return tuple(sorted({token for sequence in self.identifiers for token in sequence}))
 
     @cached_property
+    def longest(self) -> int:
+        """Most tokens that an answer can have."""
+        if not self.constrained:
+            return self.max_length
+        reasoning = self.max_reasoning + len(self.reasoning_end) if self.reasoning_closed is not None else 0
+        named = sum(len(sequence) for sequence in self.identifiers)
+        return reasoning + len(self.opening) + named + len(self.closing)
+
+    @cached_property
+    def places(self) -> dict[tuple[int, ...], int]:
+        """Candidate of each identifier's token sequence."""
+        return {sequence: index for index, sequence in enumerate(self.identifiers)}
+
+    @cached_property
     def column(self) -> dict[int, int]:
         """Column of each token of `choices`."""
         return {token: index for index, token in enumerate(self.choices)}
@@ -87,6 +101,9 @@ class Cursor:
         self._queue: list[int] = []
         self._partial: tuple[int, ...] = ()
         self._remaining = dict(enumerate(grammar.identifiers))
+        # where every identifier is one token, what remains is one bit per token
+        single = all(len(sequence) == 1 for sequence in grammar.identifiers)
+        self._first: Bool[np.ndarray, " C"] | None = np.ones(len(grammar.choices), dtype=bool) if single else None
         self._reasoning = grammar.reasoning_closed is not None
         self.order: list[int] = []
         if not self._reasoning and grammar.constrained:
@@ -107,13 +124,19 @@ class Cursor:
             self.kind, self.token = Kind.FORCED, self._queue[0]
         elif self._remaining:
             self.kind, self.rank = Kind.CHOICE, len(self.order)
-            depth = len(self._partial)
-            self.allowed = np.zeros(len(grammar.choices), dtype=bool)
-            for sequence in self._remaining.values():
-                if sequence[:depth] == self._partial:
-                    self.allowed[grammar.column[sequence[depth]]] = True
+            self.allowed = self._allowed()
         else:
             self.kind = Kind.DONE
+
+    def _allowed(self) -> Bool[np.ndarray, " C"]:
+        grammar, depth = self._grammar, len(self._partial)
+        if depth == 0 and self._first is not None:
+            return self._first.copy()
+        allowed = np.zeros(len(grammar.choices), dtype=bool)
+        for sequence in self._remaining.values():
+            if sequence[:depth] == self._partial:
+                allowed[grammar.column[sequence[depth]]] = True
+        return allowed
 
     @property
     def choices_left(self) -> int:
@@ -135,12 +158,13 @@ class Cursor:
                 self._queue.pop(0)
             elif self._remaining:
                 self._partial = (*self._partial, token)
-                for index, sequence in self._remaining.items():
-                    if sequence == self._partial:
-                        self.order.append(index)
-                        del self._remaining[index]
-                        self._partial = ()
-                        break
+                index = grammar.places.get(self._partial)
+                if index in self._remaining:
+                    self.order.append(index)
+                    del self._remaining[index]
+                    self._partial = ()
+                    if self._first is not None:
+                        self._first[grammar.column[token]] = False
                 if not self._remaining:
                     self._queue = list(grammar.closing)
         self._look()

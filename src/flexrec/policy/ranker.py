@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexrec.errors import InputError
-from flexrec.policy.engine import Rollouts, sample
+from flexrec.policy.engine import ReplicatedEngine, Rollouts, SharedPromptEngine, make_engine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.settings import DecodingSettings
 from flexrec.progress import track
@@ -70,6 +70,12 @@ class Ranker:
         self.prompting = prompting
         self.decoding = decoding or DecodingSettings()
         self._grammars: dict[int, Grammar] = {}
+        self._engine: SharedPromptEngine | ReplicatedEngine | None = None
+
+    def engine(self, *, remember: bool = False, checkpointing: bool = False) -> SharedPromptEngine | ReplicatedEngine:
+        """A new engine around the model: what samples answers and scores them."""
+        pad_token = self.tokenizer.pad_token_id
+        return make_engine(self.decoding.engine, self.model, pad_token, remember=remember, checkpointing=checkpointing)
 
     def prompt(self, query: Query) -> list[int]:
         """Token ids of the prompt, up to the place where the answer begins."""
@@ -128,15 +134,9 @@ class Ranker:
         self, prompts: Sequence[Sequence[int]], count: int, *, rollouts: int, temperature: float, seed: int
     ) -> Rollouts:
         """Sample `rollouts` answers per prompt; all prompts rank `count` candidates."""
-        return sample(
-            self.model,
-            prompts,
-            self.grammar(count),
-            rollouts=rollouts,
-            temperature=temperature,
-            seed=seed,
-            pad_token=self.tokenizer.pad_token_id,
-        )
+        if self._engine is None:
+            self._engine = self.engine()
+        return self._engine.sample(prompts, self.grammar(count), rollouts=rollouts, temperature=temperature, seed=seed)
 
     def read(self, completion: Sequence[int], count: int) -> Answer:
         """What an answer says about `count` candidates."""

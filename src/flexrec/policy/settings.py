@@ -29,4 +29,8 @@ class DecodingSettings(Settings):
     constrained: bool = Field(True, description="Restrict identifiers to the candidates that remain")
     max_answer_tokens: int = Field(256, ge=2, description="Most tokens of a free answer, reasoning included")
     max_reasoning_tokens: int = Field(128, ge=1, description="Budget of the reasoning where the answer is constrained")
+    engine: Literal["shared_prompt", "replicated"] = Field(
+        "shared_prompt",
+        description="`replicated`: any model, every rollout with a prompt of its own, several times slower",
+    )
     prompts_per_batch: int = Field(16, ge=1, description="Prompts encoded together when ranking")

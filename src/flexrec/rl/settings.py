@@ -52,6 +52,9 @@ class RlSettings(Settings):
     clip_high: float = Field(0.2, gt=0)
     iterations: int = Field(1, ge=1, description="Updates on the same rollouts")
     max_gradient_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations again in the backward pass: less memory, a third more time"
+    )
     validate_every: int = Field(5, ge=1, description="Steps between two looks at the validation instances")
     validation_queries: int = Field(32, ge=1)
     save_every: int = Field(5, ge=1, description="Steps between two checkpoints, from which a killed run resumes")

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from flexrec.policy.engine import score
+from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, unpadded
 from flexrec.policy.grammar import follow
 from flexrec.policy.ranker import Answer, Ranker
 from flexrec.progress import emit
@@ -82,6 +82,9 @@ class RankingTrainer(GRPOTrainer):
         self._grammar = ranker.grammar(self._count)
         prompts = [ranker.prompt(example.query) for example in examples]
         self._prompts = prompts
+        # what one step can use again is kept; the validation has an engine of its own
+        self._engine = ranker.engine(remember=True, checkpointing=settings.gradient_checkpointing)
+        self._reference_engine: SharedPromptEngine | ReplicatedEngine | None = None
         rollouts_per_step = settings.prompts_per_step * settings.rollouts
         super().__init__(
             model=ranker.model,
@@ -141,12 +144,13 @@ class RankingTrainer(GRPOTrainer):
         """
         rows = [int(row) for row in prompts]
         size = self.rl_settings.rollouts
-        sampled = self.ranker.sample(
+        sampled = self._engine.sample(
             [self._prompts[row] for row in rows[::size]],
-            self._count,
+            self._grammar,
             rollouts=size,
             temperature=self.rl_settings.temperature,
             seed=int(np.random.SeedSequence([self._seed, self.state.global_step]).generate_state(1)[0]),
+            graph=True,
         )
         return {
             "prompt_ids": [self._prompts[row] for row in rows],
@@ -218,21 +222,31 @@ class RankingTrainer(GRPOTrainer):
         input_ids: Int[Tensor, "N S"],
         attention_mask: Int[Tensor, "N S"],
         logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
         **_: Any,
-    ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"], None]:
+    ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None, None]:
         completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
-        answers = [row[keep.bool()].tolist() for row, keep in zip(completions, mask, strict=True)]
-        constraints, _orders = follow(self._grammar, answers, logits_to_keep)
-        logps, entropies = score(
-            model,
-            input_ids[:, :-logits_to_keep],
-            attention_mask[:, :-logits_to_keep],
+        constraints, _orders = follow(self._grammar, unpadded(completions, mask), logits_to_keep)
+        logps, entropies = self._engine_of(model).score(
+            unpadded(input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]),
             completions,
             constraints,
             self._grammar,
             temperature=self.rl_settings.temperature,
+            entropies=compute_entropy,
         )
         return logps, entropies, None
+
+    def _engine_of(self, model: Any) -> SharedPromptEngine | ReplicatedEngine:
+        """The policy's engine, or that of a reference which is a model of its own (without adapters)."""
+        model = self.accelerator.unwrap_model(model)
+        if model is self._engine.model:
+            return self._engine
+        if self._reference_engine is None or self._reference_engine.model is not model:
+            decoding, pad_token = self.ranker.decoding, self.ranker.tokenizer.pad_token_id
+            self._reference_engine = make_engine(decoding.engine, model, pad_token)
+        return self._reference_engine
 
 
 def token_advantages(

@@ -17,7 +17,6 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from flexrec.policy.engine import pad_prompts, score
 from flexrec.policy.grammar import Kind, follow
 from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings
@@ -108,7 +107,7 @@ class _WarmUpTrainer(Trainer):
     """Cross-entropy of optimal lists under the policy's own distribution."""
 
     def __init__(self, ranker: Ranker, count: int, **options: Any) -> None:
-        self._ranker, self._grammar = ranker, ranker.grammar(count)
+        self._ranker, self._grammar, self._engine = ranker, ranker.grammar(count), ranker.engine()
         super().__init__(model=ranker.model, data_collator=self._collate, **options)
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
@@ -117,19 +116,19 @@ class _WarmUpTrainer(Trainer):
 
     def _collate(self, rows: Sequence[dict[str, Example]]) -> dict[str, Any]:
         pad = self._ranker.tokenizer.pad_token_id
-        prompts, mask = pad_prompts([self._ranker.prompt(row["example"].query) for row in rows], pad)
+        prompts = [self._ranker.prompt(row["example"].query) for row in rows]
         answers = [target_tokens(self._ranker, row["example"]) for row in rows]
         length = max(len(answer) for answer in answers)
         completions = torch.tensor([answer + [pad] * (length - len(answer)) for answer in answers])
         constraints, _ = follow(self._grammar, answers, length)
-        return {"prompts": prompts, "mask": mask, "completions": completions, "constraints": constraints}
+        return {"prompts": prompts, "completions": completions, "constraints": constraints}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean negative log-likelihood per learnt token."""
-        logps, _entropies = score(
-            model, inputs["prompts"], inputs["mask"], inputs["completions"], inputs["constraints"], self._grammar
+        logps, _ = self._engine.score(
+            inputs["prompts"], inputs["completions"], inputs["constraints"], self._grammar, entropies=False
         )
         kind = torch.as_tensor(inputs["constraints"].kind, device=logps.device)
         learnt = (kind == int(Kind.FREE)) | (kind == int(Kind.CHOICE))

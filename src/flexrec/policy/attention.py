@@ -1,0 +1,271 @@
+"""Attention over a prompt that several answers share.
+
+A token of an answer sees the whole prompt and the tokens of its own answer before it. The two parts are computed apart
+and merged by their log-sum-exps, which is exact: with (o_p, l_p) and (o_a, l_a) the outputs and log-sum-exps of the
+softmax over the prompt's keys and over the answer's,
+
+    l = log(exp(l_p) + exp(l_a)),    o = exp(l_p - l) o_p + exp(l_a - l) o_a.
+
+So the prompt's keys and values are read once for all answers (Hydragen, arXiv 2402.05099), never copied for each, and
+no mask the size of prompt times answers exists. Backwards, each part's gradient is that of a softmax with the merged
+output and log-sum-exp, as in ring attention (arXiv 2310.01889).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+NAME = "flexrec_shared_prompt"
+
+
+class PromptPass:
+    """Prompts see themselves, causally; their keys and values are kept."""
+
+    keys: Float[Tensor, "B Hkv P d"]
+    values: Float[Tensor, "B Hkv P d"]
+
+    def attend(
+        self, query: Float[Tensor, "B H P d"], key: Tensor, value: Tensor, scale: float
+    ) -> Float[Tensor, "B H P d"]:
+        """Causal attention. Prompts are padded on the right, so that no token sees padding."""
+        self.keys, self.values = key, value
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=query.shape[2] > 1, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        )
+
+
+class LastPass:
+    """The last token of each prompt sees the whole prompt, itself included."""
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "B Hkv P d"],
+        values: Float[Tensor, "B Hkv P d"],
+        seen: Bool[Tensor, "B 1 1 P"] | None,
+    ) -> None:
+        self._keys, self._values, self._seen = keys, values, seen
+
+    def attend(
+        self, query: Float[Tensor, "B H 1 d"], key: Tensor, value: Tensor, scale: float
+    ) -> Float[Tensor, "B H 1 d"]:
+        """Attention over the prompt alone; the token's own key and value are among the prompt's."""
+        folded = _fold(query, self._keys.shape[1])
+        out = functional.scaled_dot_product_attention(
+            folded, self._keys, self._values, attn_mask=self._seen, scale=scale
+        )
+        return out.reshape(query.shape)
+
+
+class AnswerPass:
+    """Tokens of given answers see their prompt and, causally, their own answer."""
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "B Hkv P d"],
+        values: Float[Tensor, "B Hkv P d"],
+        seen: Bool[Tensor, "B 1 1 P"] | None,
+        answers: int,
+    ) -> None:
+        self._keys, self._values, self._seen, self._answers = keys, values, seen, answers
+
+    def attend(
+        self, query: Float[Tensor, "B H S d"], key: Tensor, value: Tensor, scale: float
+    ) -> Float[Tensor, "B H S d"]:
+        """Attention of S = answers * T tokens, answers outermost."""
+        if _has_parts(query):
+            return _SharedPrompt.apply(query, self._keys, self._values, key, value, self._seen, self._answers, scale)
+        return _joined(query, self._keys, self._values, key, value, self._seen, self._answers, scale)
+
+
+class DecodingPass:
+    """The newest token of every answer sees its prompt and the answer so far, which grows by that token.
+
+    One softmax over both parts, each product taken where its keys are, all in float32: with one token of each answer
+    the products are so small that this is faster than a fused kernel, and it is more exact.
+    """
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "B Hkv P d"],
+        values: Float[Tensor, "B Hkv P d"],
+        seen: Bool[Tensor, "B 1 1 P"] | None,
+        answers: int,
+        length: int,
+    ) -> None:
+        batch, heads, _, width = keys.shape
+        self._keys = keys.float().transpose(-1, -2).contiguous()
+        self._values = values.float().contiguous()
+        self._seen = seen
+        self._own_keys = self._values.new_empty(batch, heads, answers, length, width)
+        self._own_values = torch.empty_like(self._own_keys)
+        self.step = 0
+
+    def attend(
+        self, query: Float[Tensor, "B H S d"], key: Tensor, value: Tensor, scale: float
+    ) -> Float[Tensor, "B H S d"]:
+        """Attention of one token of each of S answers."""
+        batch, heads, answers, width = query.shape
+        kv_heads = key.shape[1]
+        self._own_keys[:, :, :, self.step] = key
+        self._own_values[:, :, :, self.step] = value
+        self.step += 1
+        rows = query.float().unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(2, 3) * scale
+        prompt = rows @ self._keys
+        if self._seen is not None:
+            prompt = prompt.masked_fill(~self._seen, -torch.inf)
+        # the query heads of one key head, as rows of one small product
+        apart = (batch, kv_heads, answers, heads // kv_heads)
+        own = rows.view(*apart, width) @ self._own_keys[:, :, :, : self.step].transpose(-1, -2)
+        weights = torch.cat([prompt, own.flatten(2, 3)], -1).softmax(-1)
+        first, second = weights.split([prompt.shape[-1], self.step], -1)
+        out = first @ self._values + (second.unflatten(2, apart[2:]) @ self._own_values[:, :, :, : self.step]).flatten(
+            2, 3
+        )
+        return out.view(*apart, width).transpose(2, 3).reshape(query.shape).to(query.dtype)
+
+
+def attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    part: PromptPass | LastPass | AnswerPass | DecodingPass,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """The attention that a Hugging Face layer calls (its `AttentionInterface`); `part` says who sees what."""
+    out = part.attend(query, key, value, query.shape[-1] ** -0.5 if scaling is None else scaling)
+    return out.transpose(1, 2), None
+
+
+def register() -> None:
+    """Make the attention known to transformers under `NAME`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attention)
+
+
+def _has_parts(query: Tensor) -> bool:
+    """Whether there is a kernel that returns log-sum-exps and takes them back: torch has one for CPUs."""
+    return query.device.type == "cpu" and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _fold(query: Float[Tensor, "B H S d"], kv_heads: int) -> Float[Tensor, "B Hkv rows d"]:
+    """The query heads that share a key head, as further rows: they see the same keys and no order among themselves."""
+    return query.unflatten(1, (kv_heads, -1)).flatten(2, 3)
+
+
+def _additive(seen: Bool[Tensor, "B 1 1 P"] | None, dtype: torch.dtype) -> Tensor | None:
+    return None if seen is None else torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, -torch.inf)
+
+
+def _part(
+    query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, scale: float, *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of one part."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=_additive(seen, query.dtype), scale=scale
+    )
+
+
+def _merge(first: Tensor, first_lse: Tensor, second: Tensor, second_lse: Tensor) -> tuple[Tensor, Tensor]:
+    lse = torch.logaddexp(first_lse, second_lse)
+    out = first.float() * (first_lse - lse).exp()[..., None] + second.float() * (second_lse - lse).exp()[..., None]
+    return out.to(first.dtype), lse
+
+
+class _SharedPrompt(torch.autograd.Function):
+    """Two parts, merged; `query` holds `answers` answers behind one another."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        own_keys: Tensor,
+        own_values: Tensor,
+        seen: Tensor | None,
+        answers: int,
+        scale: float,
+    ) -> Tensor:
+        folded = _fold(query, keys.shape[1])
+        prompt_out, prompt_lse = _part(folded, keys, values, seen, scale)
+        own = [_by_answer(x, answers, query.shape[1]) for x in (query, own_keys, own_values)]
+        own_out, own_lse = _part(*own, None, scale, causal=True)
+        out, lse = _merge(
+            prompt_out.reshape(query.shape),
+            prompt_lse.reshape(query.shape[:-1]),
+            _behind(own_out, answers),
+            _behind(own_lse[..., None], answers)[..., 0],
+        )
+        ctx.save_for_backward(query, keys, values, own_keys, own_values, out, lse)
+        ctx.seen, ctx.answers, ctx.scale = seen, answers, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        query, keys, values, own_keys, own_values, out, lse = ctx.saved_tensors
+        heads, kv_heads, answers = query.shape[1], keys.shape[1], ctx.answers
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        grad = grad.contiguous()
+        grad_query, grad_keys, grad_values = backward(
+            _fold(grad, kv_heads),
+            _fold(query, kv_heads),
+            keys,
+            values,
+            _fold(out, kv_heads),
+            _fold(lse[..., None], kv_heads)[..., 0].contiguous(),
+            0.0,
+            False,
+            attn_mask=_additive(ctx.seen, query.dtype),
+            scale=ctx.scale,
+        )
+        own = backward(
+            *(_by_answer(x, answers, heads) for x in (grad, query, own_keys, own_values, out)),
+            _by_answer(lse[..., None], answers, heads)[..., 0].contiguous(),
+            0.0,
+            True,
+            scale=ctx.scale,
+        )
+        own_grads = [_behind(x, answers) for x in own]
+        grad_own_keys, grad_own_values = (x.unflatten(1, (kv_heads, heads // kv_heads)).sum(2) for x in own_grads[1:])
+        grad_query = grad_query.reshape(query.shape) + own_grads[0]
+        return grad_query, grad_keys, grad_values, grad_own_keys, grad_own_values, None, None, None
+
+
+def _by_answer(x: Float[Tensor, "B h S d"], answers: int, heads: int) -> Float[Tensor, "BG H T d"]:
+    """Answers as rows of a batch, each key head repeated for its query heads."""
+    rows = x.unflatten(2, (answers, -1)).transpose(1, 2).flatten(0, 1)
+    return rows if rows.shape[1] == heads else rows.repeat_interleave(heads // rows.shape[1], 1)
+
+
+def _behind(x: Float[Tensor, "BG H T d"], answers: int) -> Float[Tensor, "B H S d"]:
+    """Answers behind one another again."""
+    return x.unflatten(0, (-1, answers)).transpose(1, 2).flatten(2, 3)
+
+
+def _joined(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    own_keys: Tensor,
+    own_values: Tensor,
+    seen: Tensor | None,
+    answers: int,
+    scale: float,
+) -> Tensor:
+    """The same in one attention with a mask, where no kernel returns log-sum-exps."""
+    width, length = query.shape[2], query.shape[2] // answers
+    place = torch.arange(width, device=query.device)
+    own = (place[:, None] // length == place // length) & (place[:, None] >= place)
+    prompt = torch.ones(1, 1, 1, keys.shape[2], dtype=torch.bool, device=query.device) if seen is None else seen
+    mask = torch.cat([prompt.expand(len(query), 1, width, -1), own.expand(len(query), 1, -1, -1)], -1)
+    repeats = query.shape[1] // keys.shape[1]
+    joined = [torch.cat(pair, 2).repeat_interleave(repeats, 1) for pair in ((keys, own_keys), (values, own_values))]
+    return functional.scaled_dot_product_attention(query, *joined, attn_mask=mask, scale=scale)

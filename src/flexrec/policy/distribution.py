@@ -1,0 +1,204 @@
+"""The distribution of answers: from hidden states to tokens, log-probabilities and entropies under a grammar.
+
+Where the answer is constrained, only the columns of the identifiers are computed; where it is free, the whole
+vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from flexrec.policy.grammar import Constraints, Cursor, Grammar, Kind
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sampled answers.
+
+    Attributes:
+        completions: Token ids of each answer, prompts outermost, rollouts within.
+        log_probabilities: Of each token under the sampling distribution; 0 for forced tokens.
+    """
+
+    completions: list[list[int]]
+    log_probabilities: list[list[float]]
+
+
+def token_values(
+    head: Any,
+    hidden: Float[Tensor, "N T d"],
+    completions: Int[Tensor, "N T"],
+    constraints: Constraints,
+    grammar: Grammar,
+    temperature: float,
+    *,
+    entropies: bool = True,
+) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None]:
+    """Log-probability and entropy of every token of given answers.
+
+    Args:
+        head: The output matrix, as a module.
+        hidden: For every token the state that predicts it.
+        completions: Answer tokens, padded on the right.
+        constraints: What the grammar allows at every position (`follow`).
+        grammar: The form of the answers.
+        temperature: Of the distribution, > 0.
+        entropies: Whether entropies are wanted.
+
+    Returns:
+        In nats; 0 at forced positions and at padding.
+    """
+    device = completions.device
+    kind = torch.as_tensor(constraints.kind, device=device)
+    values = torch.zeros(completions.shape, device=device)
+    spreads = torch.zeros(completions.shape, device=device) if entropies else None
+    for wanted in (Kind.CHOICE, Kind.FREE):
+        at = kind == int(wanted)
+        if not at.any():
+            continue
+        if wanted is Kind.CHOICE:
+            columns = torch.tensor(grammar.choices, device=device)
+            allowed = torch.as_tensor(constraints.allowed, device=device)[at]
+            table = _log_softmax(_choice_logits(head, hidden[at], columns), allowed, temperature)
+            target = torch.searchsorted(columns, completions[at])
+        else:
+            table = _log_softmax(_free_logits(head, hidden[at], grammar), None, temperature)
+            target = completions[at]
+        values = values.masked_scatter(at, table.gather(1, target[:, None])[:, 0])
+        if spreads is not None:
+            spreads = spreads.masked_scatter(at, _entropy(table))
+    return values, spreads
+
+
+class Writer:
+    """Answers in the making: what has been written, and what may come next.
+
+    Args:
+        grammar: The form of the answers.
+        count: N, how many are written side by side.
+    """
+
+    def __init__(self, grammar: Grammar, count: int) -> None:
+        self._grammar = grammar
+        self._cursors = [Cursor(grammar) for _ in range(count)]
+        self.completions: list[list[int]] = [[] for _ in range(count)]
+        self.log_probabilities: list[list[float]] = [[] for _ in range(count)]
+        self._step = 0
+
+    def choose(self, head: Any, hidden: Float[Tensor, "N d"], temperature: float, generator: torch.Generator) -> None:
+        """Write the next token of every answer that has not ended.
+
+        Args:
+            head: The output matrix, as a module.
+            hidden: For every answer the state that predicts its next token.
+            temperature: 0 takes the most probable token.
+            generator: Of the sampling, on the CPU.
+        """
+        grammar = self._grammar
+        rows: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+        for row, cursor in enumerate(self._cursors):
+            rows[cursor.kind].append(row)
+        for row in rows[Kind.FORCED]:
+            token = self._cursors[row].token
+            assert token is not None
+            self._write(row, token, 0.0)
+        if choice := rows[Kind.CHOICE]:
+            columns = torch.tensor(grammar.choices, device=hidden.device)
+            masks = [mask for row in choice if (mask := self._cursors[row].allowed) is not None]
+            allowed = torch.as_tensor(np.stack(masks), device=hidden.device)
+            table = _log_softmax(_choice_logits(head, hidden[choice], columns), allowed, temperature or 1.0)
+            for row, pick, value in zip(choice, *_pick(table, temperature, generator), strict=True):
+                self._write(row, grammar.choices[pick], value)
+        if free := rows[Kind.FREE]:
+            table = _log_softmax(_free_logits(head, hidden[free], grammar), None, temperature or 1.0)
+            for row, pick, value in zip(free, *_pick(table, temperature, generator), strict=True):
+                self._write(row, pick, value)
+        self._step += 1
+
+    def finished(self) -> bool:
+        """Whether every answer is complete; writes what has become certain: the last identifier and closing tags."""
+        # a choice that is not certain may still follow
+        if any(cursor.kind is not Kind.DONE and cursor.choices_left > 1 for cursor in self._cursors):
+            return False
+        for row, cursor in enumerate(self._cursors):
+            while cursor.kind is not Kind.DONE:
+                token = cursor.token
+                if cursor.kind is Kind.CHOICE:
+                    assert cursor.allowed is not None
+                    token = self._grammar.choices[int(cursor.allowed.argmax())]
+                assert token is not None
+                self._write(row, token, 0.0)
+        return True
+
+    def newest(self, pad_token: int) -> list[int]:
+        """The token just written to each answer; `pad_token` where one has ended."""
+        return [answer[self._step - 1] if self._step <= len(answer) else pad_token for answer in self.completions]
+
+    def _write(self, row: int, token: int, log_probability: float) -> None:
+        self.completions[row].append(token)
+        self.log_probabilities[row].append(log_probability)
+        self._cursors[row].advance(token)
+
+
+def _choice_logits(head: Any, hidden: Float[Tensor, "n d"], columns: Int[Tensor, " C"]) -> Float[Tensor, "n C"]:
+    logits = hidden.float() @ head.weight[columns].float().T
+    return logits if head.bias is None else logits + head.bias[columns].float()
+
+
+def _free_logits(head: Any, hidden: Float[Tensor, "n d"], grammar: Grammar) -> Float[Tensor, "n V"]:
+    logits = head(hidden).float()
+    if grammar.constrained:
+        # a constrained answer ends by its form; ending inside the reasoning is not one of its outcomes
+        logits[:, grammar.end_token] = -torch.inf
+    return logits
+
+
+def _log_softmax(
+    logits: Float[Tensor, "n C"], allowed: Bool[Tensor, "n C"] | None, temperature: float
+) -> Float[Tensor, "n C"]:
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    return torch.log_softmax(logits / temperature, dim=-1)
+
+
+def _entropy(log_probabilities: Float[Tensor, "n C"]) -> Float[Tensor, " n"]:
+    finite = log_probabilities.masked_fill(log_probabilities == -torch.inf, 0.0)
+    return -(finite.exp() * finite * (log_probabilities > -torch.inf)).sum(-1)
+
+
+def _pick(table: Float[Tensor, "n C"], temperature: float, generator: torch.Generator) -> tuple[list[int], list[float]]:
+    if temperature == 0:
+        picks = table.argmax(-1, keepdim=True)
+    else:
+        picks = torch.multinomial(table.exp().cpu(), 1, generator=generator).to(table.device)
+    return picks[:, 0].tolist(), table.gather(1, picks)[:, 0].tolist()
+
+
+def grouped(prompts: Sequence[Sequence[int]]) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
+    """Different prompts in the order of their first place, and for each prompt which of them it is."""
+    rows = [tuple(prompt) for prompt in prompts]
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(rows))}
+    return tuple(places), [places[prompt] for prompt in rows]
+
+
+def unpadded(tokens: Int[Tensor, "N P"], mask: Int[Tensor, "N P"]) -> list[list[int]]:
+    """Rows without their padding."""
+    return [row[keep].tolist() for row, keep in zip(tokens, mask.bool(), strict=True)]
+
+
+def pad_prompts(
+    prompts: Sequence[Sequence[int]], pad_token: int, device: str | torch.device = "cpu"
+) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"]]:
+    """Prompts as one tensor padded on the left, and its mask."""
+    width = max(len(prompt) for prompt in prompts)
+    tokens = torch.full((len(prompts), width), pad_token, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return tokens.to(device), mask.to(device)
