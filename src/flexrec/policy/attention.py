@@ -196,8 +196,8 @@ class _SharedPrompt(torch.autograd.Function):
     ) -> Tensor:
         folded = _fold(query, keys.shape[1])
         prompt_out, prompt_lse = _part(folded, keys, values, seen, scale)
-        own = [_by_answer(x, answers, query.shape[1]) for x in (query, own_keys, own_values)]
-        own_out, own_lse = _part(*own, None, scale, causal=True)
+        own_query, own_key, own_value = (_by_answer(x, answers, query.shape[1]) for x in (query, own_keys, own_values))
+        own_out, own_lse = _part(own_query, own_key, own_value, None, scale, causal=True)
         out, lse = _merge(
             prompt_out.reshape(query.shape),
             prompt_lse.reshape(query.shape[:-1]),
@@ -267,5 +267,7 @@ def _joined(
     prompt = torch.ones(1, 1, 1, keys.shape[2], dtype=torch.bool, device=query.device) if seen is None else seen
     mask = torch.cat([prompt.expand(len(query), 1, width, -1), own.expand(len(query), 1, -1, -1)], -1)
     repeats = query.shape[1] // keys.shape[1]
-    joined = [torch.cat(pair, 2).repeat_interleave(repeats, 1) for pair in ((keys, own_keys), (values, own_values))]
-    return functional.scaled_dot_product_attention(query, *joined, attn_mask=mask, scale=scale)
+    all_keys, all_values = (
+        torch.cat(pair, 2).repeat_interleave(repeats, 1) for pair in ((keys, own_keys), (values, own_values))
+    )
+    return functional.scaled_dot_product_attention(query, all_keys, all_values, attn_mask=mask, scale=scale)
