@@ -151,8 +151,10 @@ def _fresh(tiny_folder):
     return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
 
 
-def _train(tiny_folder, work, settings=SETTINGS):
+def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None):
     ranker = _fresh(tiny_folder)
+    if decoding is not None:
+        ranker = Ranker(ranker.model, ranker.tokenizer, PROMPT, decoding)
     examples = [example(number) for number in range(6)]
     curves = train_policy(
         ranker,
@@ -162,6 +164,7 @@ def _train(tiny_folder, work, settings=SETTINGS):
         settings=settings,
         work_folder=work,
         seed=1,
+        sampler=None if sampler is None else sampler(ranker),
     )
     return _weights(ranker), curves
 
@@ -207,6 +210,46 @@ def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):
     validation = curves[curves["metric"] == "validation/ndcg_at_5"]
     assert validation["step"].tolist() == [0, 2, 4]
     assert curves["value"].map(np.isfinite).all()
+
+
+def _differ(first, second):
+    return max((first[name] - second[name]).abs().max().item() for name in first if ".ref." not in name)
+
+
+def test_what_makes_a_step_cheap_does_not_change_it(tiny_folder, tmp_path):
+    """The plain computation, and gradient checkpointing, end with the same weights up to rounding."""
+    weights, _ = _train(tiny_folder, tmp_path / "shared")
+    moved = _differ(weights, _weights(_fresh(tiny_folder)))
+    plain, _ = _train(tiny_folder, tmp_path / "plain", decoding=DecodingSettings(engine="replicated"))
+    checkpointed, _ = _train(
+        tiny_folder, tmp_path / "checkpointed", SETTINGS.model_copy(update={"gradient_checkpointing": True})
+    )
+    assert _differ(weights, plain) < 1e-2 * moved
+    assert _differ(weights, checkpointed) < 1e-2 * moved
+
+
+def test_rollouts_may_come_from_elsewhere(tiny_folder, tmp_path):
+    """Any sampler that samples the same answers trains the same policy, told of the weights before every step."""
+
+    class Elsewhere:
+        def __init__(self, ranker):
+            self._engine, self.told = ranker.engine(), []
+
+        def refresh(self, model):
+            self.told.append(sum(p.detach().double().sum().item() for n, p in model.named_parameters() if "lora" in n))
+
+        def sample(self, prompts, grammar, **options):
+            assert len(self.told) == len(set(self.told)), "the weights were told twice"
+            return self._engine.sample(prompts, grammar, **options)
+
+    made = []
+    weights, curves = _train(tiny_folder, tmp_path / "own")
+    other, curves_of_other = _train(
+        tiny_folder, tmp_path / "other", sampler=lambda ranker: made.append(Elsewhere(ranker)) or made[0]
+    )
+    assert len(made[0].told) == SETTINGS.steps
+    assert _differ(weights, other) < 1e-4
+    assert curves["metric"].tolist() == curves_of_other["metric"].tolist()
 
 
 def test_warm_up_fits_the_optimal_lists(tiny_folder, tmp_path):

@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, unpadded
+from flexrec.policy.engine import ReplicatedEngine, Sampler, SharedPromptEngine, make_engine, unpadded
 from flexrec.policy.grammar import follow
 from flexrec.policy.ranker import Answer, Ranker
 from flexrec.progress import emit
@@ -64,6 +64,7 @@ class RankingTrainer(GRPOTrainer):
         settings: Optimisation.
         work_folder: Checkpoints; an interrupted training goes on from the last complete one.
         seed: Seed of data order and sampling.
+        sampler: Where rollouts come from; None for the ranker's own engine.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class RankingTrainer(GRPOTrainer):
         settings: RlSettings,
         work_folder: Path,
         seed: int,
+        sampler: Sampler | None = None,
     ) -> None:
         self.ranker, self.examples, self.method, self.rl_settings = ranker, examples, method, settings
         self._seed = seed
@@ -84,6 +86,7 @@ class RankingTrainer(GRPOTrainer):
         self._prompts = prompts
         # what one step can use again is kept; the validation has an engine of its own
         self._engine = ranker.engine(remember=True, checkpointing=settings.gradient_checkpointing)
+        self._sampler = sampler
         self._reference_engine: SharedPromptEngine | ReplicatedEngine | None = None
         rollouts_per_step = settings.prompts_per_step * settings.rollouts
         super().__init__(
@@ -144,14 +147,17 @@ class RankingTrainer(GRPOTrainer):
         """
         rows = [int(row) for row in prompts]
         size = self.rl_settings.rollouts
-        sampled = self._engine.sample(
-            [self._prompts[row] for row in rows[::size]],
-            self._grammar,
-            rollouts=size,
-            temperature=self.rl_settings.temperature,
-            seed=int(np.random.SeedSequence([self._seed, self.state.global_step]).generate_state(1)[0]),
-            graph=True,
-        )
+        seed = int(np.random.SeedSequence([self._seed, self.state.global_step]).generate_state(1)[0])
+        texts = [self._prompts[row] for row in rows[::size]]
+        temperature = self.rl_settings.temperature
+        if self._sampler is None:
+            # the update follows with the same weights, and goes on from this pass over the prompts
+            sampled = self._engine.sample(
+                texts, self._grammar, rollouts=size, temperature=temperature, seed=seed, graph=True
+            )
+        else:
+            self._sampler.refresh(self._engine.model)
+            sampled = self._sampler.sample(texts, self._grammar, rollouts=size, temperature=temperature, seed=seed)
         return {
             "prompt_ids": [self._prompts[row] for row in rows],
             "completion_ids": sampled.completions,
@@ -348,6 +354,7 @@ def train_policy(
     settings: RlSettings,
     work_folder: Path,
     seed: int,
+    sampler: Sampler | None = None,
 ) -> pd.DataFrame:
     """Train the ranker's policy in place.
 
@@ -360,11 +367,13 @@ def train_policy(
         work_folder: Checkpoints. A training that was killed goes on from the last complete one, and ends with the
             same weights as one that was not.
         seed: Seed of data order and sampling.
+        sampler: Where rollouts come from; None for the ranker's own engine. It is told of new weights before each
+            step, the first included.
 
     Returns:
         The curves, one row per step and metric: `step`, `metric`, `value`.
     """
-    trainer = RankingTrainer(ranker, examples, validation, method, settings, work_folder, seed)
+    trainer = RankingTrainer(ranker, examples, validation, method, settings, work_folder, seed, sampler)
     trainer.remove_callback(PrinterCallback)
     checkpoint = last_complete_checkpoint(work_folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

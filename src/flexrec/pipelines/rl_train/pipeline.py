@@ -21,6 +21,7 @@ def create_pipeline() -> Pipeline:
                     "params:needs_asked",
                     "params:prompt",
                     "params:decoding",
+                    "params:generation",
                     "params:method_settings",
                     "params:rl",
                     "params:model",
