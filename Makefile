@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test lint format viz mlflow publish clean
+.PHONY: run test lint format viz mlflow publish bench clean
 
 run: $(VENV)/.run
 	$(BIN)/kedro run
@@ -35,6 +35,22 @@ RESULTS ?= data/08_reporting/ml-100k
 
 publish: $(VENV)/.run
 	$(BIN)/python -m flexrec.reporting.publish $(RESULTS)
+
+# The engine's benchmarks on a CPU, one after the other, and docs/benchmarks.md of their results. More of them, or
+# another commit to compare with: benchmarks/README.md.
+AGAINST ?= 8c32d603f52b
+VLLM_PYTHON ?=
+
+bench: $(VENV)/.run
+	@echo "On two cores this takes about an hour and a half; nothing else should run meanwhile."
+	$(BIN)/python -m benchmarks.rewards
+	$(BIN)/python -m benchmarks.step --against $(AGAINST)
+	$(BIN)/python -m benchmarks.step_profile
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.sampling $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON))
+	$(BIN)/python -m benchmarks.update
+	$(BIN)/python -m benchmarks.greedy
+	$(BIN)/python -m benchmarks.report
 
 clean:
 	find data -type f ! -name .gitkeep -delete

@@ -1,0 +1,1 @@
+"""Programs that measure flexrec beside its alternatives; see README.md."""

@@ -1,0 +1,134 @@
+"""Write docs/benchmarks.md from the results of the programs and the notes in benchmarks/notes.md."""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+NOTES = ROOT / "benchmarks" / "notes.md"
+ORDER = ("update", "memory", "sampling", "greedy", "rewards", "step", "step_profile")
+INTRODUCTION = """# Benchmarks
+
+Every ratio is that of the medians of one process run in which both sides took turns (memory and other commits:
+processes in turns). The programs, what they measure and how to run them elsewhere:
+[benchmarks/](../benchmarks/README.md). This page is written by `make bench`; its notes are `benchmarks/notes.md`.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the results, write the page."""
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("--results", type=Path, default=RESULTS)
+    made.add_argument("--page", type=Path, default=PAGE)
+    made.add_argument("--notes", type=Path, default=NOTES)
+    options = made.parse_args(arguments)
+    results = read_results(options.results)
+    if not results:
+        sys.exit(f"no results of these programs in {options.results}: run `make bench`, or one of them, first")
+    from flexrec.files import replacing
+
+    notes = options.notes.read_text() if options.notes.exists() else ""
+    with replacing(options.page) as file:
+        file.write(page(results, notes))
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Results of this folder's programs, in the order of the programs, CPU before GPU; others are left alone."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    ours = [result for result in found if isinstance(result, dict) and result.get("program") in ORDER]
+    return sorted(ours, key=lambda result: (result["device"] != "cpu", ORDER.index(result["program"])))
+
+
+def page(results: Sequence[Mapping[str, Any]], notes: str) -> str:
+    """The whole page as Markdown."""
+    parts = [INTRODUCTION]
+    for device in dict.fromkeys(result["device"] for result in results):
+        group = [result for result in results if result["device"] == device]
+        parts.append(f"## {'CPU' if device == 'cpu' else 'GPU'}\n")
+        parts.append(_summary(group))
+    parts += [_profiles(result) for result in results if "profiles" in result]
+    parts.append("## Details\n")
+    parts += [_details(result) for result in results]
+    if notes.strip():
+        parts.append("## Notes\n")
+        parts.append(notes.strip() + "\n")
+    return "\n".join(parts)
+
+
+def _summary(results: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| work | against | bar | figure | met |", "|---|---|---|---|---|"]
+    for result in results:
+        for row in result["rows"]:
+            bar = "-" if row["bar"] is None else f"{'<=' if row['at_most'] else '>='} {row['bar']:g} {row['unit']}"
+            met = {None: "-", True: "yes", False: "**no**"}[row["met"]]
+            lines.append(f"| {row['work']} | {row['against'] or '-'} | {bar} | {_figure(row)} | {met} |")
+    return "\n".join(lines) + "\n"
+
+
+def _figure(row: Mapping[str, Any]) -> str:
+    digits = 3 if row["figure"] < 1 else 2 if row["figure"] < 10 else 1
+    return f"{row['figure']:.{digits}f} {row['unit']}"
+
+
+def _details(result: Mapping[str, Any]) -> str:
+    machine = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in result["hardware"].items())
+    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    lines = [
+        f"### {result['program']}, {result['device']}\n",
+        f"`{result['command']}` at commit {result['commit']}, {result['made']}; {machine}; {versions}.\n",
+    ]
+    for name, value in result.items():
+        if name.startswith("agreement"):
+            shown = "; ".join(
+                f"{kind}: " + ", ".join(f"{what} {error:.1e}" for what, error in errors.items())
+                for kind, errors in value.items()
+            )
+            lines.append(f"Agreement of both sides, {name.partition(' ')[2]}: {shown}.\n")
+    measured: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["rows"]:
+        # rows that came of the same runs share one table
+        measured.setdefault(json.dumps([row["seconds"], row["settings"]]), []).append(row)
+    for rows in measured.values():
+        lines.append("**" + "; ".join(dict.fromkeys(row["work"] for row in rows)) + "**\n")
+        lines += ["| side | median, s | least | most | runs | peak, MiB |", "|---|---|---|---|---|---|"]
+        first = rows[0]
+        for side, values in first["seconds"].items():
+            if values:
+                peak = f"{first['peak_mib'][side]:,.0f}" if side in first["peak_mib"] else "-"
+                median = statistics.median(values)
+                lines.append(
+                    f"| {side} | {median:.3f} | {min(values):.3f} | {max(values):.3f} | {len(values)} | {peak} |"
+                )
+        lines.append("")
+        lines.append("; ".join(f"{name}: {_value(value)}" for name, value in first["settings"].items()) + ".\n")
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(entry)}" for name, entry in value.items())
+    return str(value)
+
+
+def _profiles(result: Mapping[str, Any]) -> str:
+    lines = [f"## Where the time goes, {result['device']}\n"]
+    for found in result["profiles"].values():
+        lines.append(f"One step, {found['what']}: {found['seconds']:.3f} s.\n")
+        lines += ["| part | seconds | share |", "|---|---|---|"]
+        for name, value in found["parts"].items():
+            lines.append(f"| {name} | {value:.4f} | {value / found['seconds']:.1%} |")
+        lines += ["", "| operator, own time | seconds | calls |", "|---|---|---|"]
+        for entry in found["operators"]:
+            lines.append(f"| `{entry['operator']}` | {entry['seconds']:.4f} | {entry['calls']} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Each program runs from end to end on a tiny model, and the page is made of what they wrote."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def run(project_root, monkeypatch, tiny_folder, tmp_path, capsys):
+    """Run one program as `--quick` does; its result file."""
+    monkeypatch.syspath_prepend(str(project_root))
+    from importlib import import_module
+
+    threads = torch.get_num_threads()
+
+    def program(name, *arguments):
+        shared = ["--quick", "--threads", "1", "--model", str(tiny_folder), "--results", str(tmp_path / "results")]
+        import_module(f"benchmarks.{name}").main([*shared, *arguments])
+        capsys.readouterr()
+        return json.loads((tmp_path / "results" / f"{name}.json").read_text())
+
+    yield program
+    torch.set_num_threads(threads)
+
+
+def test_update_agrees_with_stock_trl_and_is_measured(run):
+    result = run("update", "--weights", "lora")
+    errors = result["agreement in float32, relative"]["lora"]
+    assert set(errors) == {"log-probabilities", "loss", "gradients"}
+    assert max(errors.values()) < 1e-4
+    row = result["rows"][0]
+    sides = {"stock TRL", "replicated", "flexrec", "flexrec, free"}
+    assert set(row["seconds"]) == sides
+    assert all(len(values) == 1 for values in row["seconds"].values())
+    assert row["figure"] == pytest.approx(row["seconds"]["stock TRL"][0] / row["seconds"]["flexrec"][0], rel=0.05)
+
+
+def test_a_step_is_measured_beside_stock_trl(run):
+    (row,) = run("step", "--weights", "lora")["rows"]
+    assert set(row["seconds"]) == {"flexrec", "stock TRL"}
+    assert row["settings"]["tokens per answer"] == {"flexrec": 6, "stock TRL": 6}
+
+
+def test_sampling_is_measured_beside_stock_trl(run):
+    rows = run("sampling")["rows"]
+    # 2 prompts, 2 rollouts, 6 tokens
+    assert rows[0]["settings"]["tokens sampled"] == {"flexrec": 24, "flexrec, free": 24, "stock TRL": 24}
+    assert [row["against"] for row in rows] == ["stock TRL", "stock TRL"]
+
+
+def test_greedy_rankings_are_those_of_generate(run):
+    rows = run("greedy", "--layouts", "default", "short")["rows"]
+    assert [row["settings"]["equal rankings, float32"] for row in rows] == ["4 of 4", "4 of 4"]
+
+
+def test_rewards_the_profile_and_the_page(run, tmp_path):
+    run("rewards")
+    profile = run("step_profile", "--which", "short")["profiles"]["short"]
+    assert {"sampling: decoding", "update: backward pass", "optimiser: step"} <= set(profile["parts"])
+    assert sum(profile["parts"].values()) == pytest.approx(profile["seconds"], rel=0.2)
+    notes = tmp_path / "notes.md"
+    notes.write_text("What did not help.\n")
+    from benchmarks import report
+
+    page = tmp_path / "page.md"
+    report.main(["--results", str(tmp_path / "results"), "--page", str(page), "--notes", str(notes)])
+    text = page.read_text()
+    assert "| swap reward and its variance, 1,000 lists of 30, float64 | - | - |" in text
+    assert "sampling: decoding" in text
+    assert text.endswith("## Notes\n\nWhat did not help.\n")
+
+
+def test_a_bar_is_met_from_the_right_side(run):
+    from benchmarks.common import Row
+
+    assert Row("", "", figure=5.3, bar=5.3).met is True
+    assert Row("", "", figure=5.2, bar=5.3).met is False
+    assert Row("", "", figure=0.2, bar=0.25, at_most=True).met is True
+    assert Row("", "", figure=0.3, bar=0.25, at_most=True).met is False
+    assert Row("", "", figure=0.3).met is None
+
+
+def test_prompts_have_exactly_the_length_asked_for(run, smollm2_tokenizer):
+    from benchmarks.common import make_prompts
+
+    prompts = make_prompts(smollm2_tokenizer, 2, 137, seed=0)
+    assert [len(prompt.tokens) for prompt in prompts] == [137, 137]
+    again = smollm2_tokenizer.apply_chat_template(prompts[0].messages, add_generation_prompt=True, return_dict=False)
+    assert again == prompts[0].tokens
+    assert prompts[0].tokens != prompts[1].tokens
+
+
+def test_needed_operations_by_hand(run):
+    from benchmarks.flops import update_flops
+
+    config = SimpleNamespace(
+        hidden_size=4, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=3
+    )
+    # one layer's matrices: q 4x4, k and v 4x2, o 4x4, three of 4x3: 16 + 8 + 8 + 16 + 36 = 84; keys and values 16
+    # T = P + G (C - 1) = 5 + 2 * 2 = 9 tokens: 2 * 9 * 84 = 1512 a layer; the last less 2 * 4 * (84 - 16) = 544
+    linear = 1512 + (1512 - 544)
+    # pairs: prompt 5 * 6 / 2 = 15, answers 2 * (6 + 7) = 26; 4 * (2 heads * 2) = 16 a pair; last layer 5 + 26
+    attention = 16 * (15 + 26) + 16 * (5 + 26)
+    # output matrix: 2 * 4 * 3 columns * 2 rollouts * 3 tokens
+    head = 144
+    found = update_flops(config, prompt=5, rollouts=2, answer=3, columns=3)
+    assert found == 3 * (linear + attention + head)
