@@ -9,8 +9,9 @@ from flexrec.sources.fabricated import DAY, Fabricated
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    source = SOURCES["fabricated"]
-    return source.read(source.fetch(tmp_path_factory.mktemp("raw")))
+    source = SOURCES["fabricated"]()
+    tables = source.read(source.fetch(tmp_path_factory.mktemp("raw")), None)
+    return tables.interactions, tables.items
 
 
 def test_size_of_the_default_world(tables):

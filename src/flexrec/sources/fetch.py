@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -23,11 +23,14 @@ from urllib.parse import urlsplit
 
 from flexrec.errors import InputError
 from flexrec.files import replacing
+from flexrec.sources.download import DownloadPolicy, ResumingDownloader
 
 logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError)
+_POLICY = DownloadPolicy()
+# zipfile says of a damaged header that its method or its encryption is not supported
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
 def sha256_of(path: Path) -> str:
@@ -105,37 +108,82 @@ def fetch_from_index(requirement: str, sha256: str, folder: Path, *, source: boo
     return target
 
 
-def fetch_url(url: str, sha256: str, folder: Path) -> Path:
-    """Download a file by its address, with a progress bar on a terminal; a present right one is used as it is.
+def fetch_url(
+    url: str | Sequence[str],
+    sha256: str,
+    folder: Path,
+    *,
+    name: str | None = None,
+    policy: DownloadPolicy = _POLICY,
+) -> Path:
+    """Download a file by its address, with progress; a present right one is used as it is, wherever it came from.
+
+    A download that was cut goes on where it stopped, in this run or a later one: what has arrived waits in
+    `<name>.part`. Mirrors are tried in order, and one goes on with what another has sent. Content with another digest
+    is thrown away; if it was put together from several answers, it is fetched once more in one piece.
 
     Args:
-        url: Address; its last part becomes the file's name.
+        url: Address, or several of the same file in the order in which to try them.
         sha256: Digest of the content.
         folder: Where the file goes.
+        name: The file's name; by default the last part of the first address.
+        policy: When to try again and when to give up.
 
     Raises:
-        InputError: A present file has another digest, or the download failed or delivered something else.
+        InputError: A present file has another digest, or no address delivers the file; the message says why for each,
+            and where to put the file by hand.
     """
-    target = folder / Path(urlsplit(url).path).name
+    addresses = [url] if isinstance(url, str) else list(url)
+    target = folder / (name or Path(urlsplit(addresses[0]).path).name)
     if target.exists():
         return verified(target, sha256)
-    import pooch
-    import requests
+    partial = target.with_name(f"{target.name}.part")
+    logger.info("fetching %s from %s", target.name, addresses[0])
+    reasons = {}
+    for address in addresses:
+        try:
+            return _fetch_from(address, sha256, target, partial, policy)
+        except InputError as error:
+            reasons[address] = str(error)
+            logger.info("%s: %s", address, error)
+    why = "; ".join(f"{address} ({reason})" for address, reason in reasons.items())
+    kept = partial.stat().st_size if partial.exists() else 0
+    again = f"Its first {kept} bytes are kept; run again to go on, or download it" if kept else "Download it"
+    raise InputError(
+        f"could not fetch {target.name} from {why}. {again} elsewhere and put it into {folder} as {target.name} "
+        f"(SHA-256 {sha256})."
+    )
 
+
+def _fetch_from(address: str, sha256: str, target: Path, partial: Path, policy: DownloadPolicy) -> Path:
+    downloader = ResumingDownloader(partial, policy)
+    try:
+        return _retrieve(address, sha256, target, downloader)
+    except _WrongContentError:
+        if not downloader.resumed:
+            raise
+        logger.info("%s: the pieces do not fit together; fetching it in one piece", target.name)
+    return _retrieve(address, sha256, target, downloader)
+
+
+class _WrongContentError(InputError):
+    """All of a file arrived, with another digest."""
+
+
+def _retrieve(address: str, sha256: str, target: Path, downloader: ResumingDownloader) -> Path:
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)
     try:
         pooch.retrieve(
-            url,
-            known_hash=f"sha256:{sha256}",
-            fname=target.name,
-            path=folder,
-            downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
+            address, known_hash=f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader
         )
-    except (requests.RequestException, OSError, ValueError) as error:
-        # pooch reports a wrong digest as a ValueError whose text names both digests
-        raise InputError(
-            f"could not fetch {url}: {error}. Download it elsewhere and put it into {folder} as {target.name} "
-            f"(SHA-256 {sha256})."
-        ) from error
+    except OSError as error:
+        raise InputError(str(error)) from error
+    except ValueError as error:
+        # pooch reports a wrong digest as a ValueError whose text names both, and has removed the file
+        other = next((digest for digest in re.findall(r"\b[0-9a-f]{64}\b", str(error)) if digest != sha256), "another")
+        raise _WrongContentError(f"its SHA-256 is {other}, expected {sha256}") from error
     return target
 
 

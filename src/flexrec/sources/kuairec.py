@@ -1,0 +1,550 @@
+"""KuaiRec 2.0 (Gao et al., 2022, doi 10.1145/3511808.3557220; CC BY-SA 4.0): videos, and how long people watched.
+
+Written against the published layout. The side tables and a sample of the small matrix have been seen and are read as
+they are (`KuaiRecSample`); the matrices with times and the daily features have not.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import math
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from flexrec.config import Settings
+from flexrec.errors import InputError
+from flexrec.ranking.columns import Columns
+from flexrec.sources.download import DownloadPolicy, ResumingDownloader
+from flexrec.sources.fabricator.kuairec import write_kuairec
+from flexrec.sources.fetch import extract_member, verified
+from flexrec.sources.kuairec_categories import CATEGORIES, MISSING_ID, MISSING_NAME, tag_name
+from flexrec.sources.tables import EARLIEST, LATEST, Tables, interactions_table, items_table, read_delimited
+from flexrec.sources.typed_csv import Kind, discard, header_of, materialised, read_typed_csv, refuse_first
+from flexrec.tabular import ranked
+
+if TYPE_CHECKING:
+    import ibis
+    import pandas as pd
+    from ibis.backends import BaseBackend
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = "https://zenodo.org/records/18164998/files/KuaiRec.zip"
+ARCHIVE = "KuaiRec.zip"
+# Zenodo publishes MD5 alone; no SHA-256 of this archive is known from its makers
+MD5 = "261550d472c48eff4990fb13c0e5bcf7"
+
+CATEGORIES_FILE = "item_categories.csv"
+CAPTIONS_FILE = "kuairec_caption_category.csv"
+DAILY_FILE = "item_daily_features.csv"
+SAMPLE_FILE = "small_matrix_sample_random.txt"
+SAMPLE_SHA256 = {
+    SAMPLE_FILE: "1ee0ae5fb3b8c240cfb036dc761f5206b78b3d391b76d775bd8d59326614203a",
+    CATEGORIES_FILE: "b8b8330387cd69659ff6b35b9b69bb35303196a5264d5d7743e92ae8e19cd15e",
+    CAPTIONS_FILE: "08f6ec40059c5a7ecdcebf615d080d9cf8f59f9497f6d66e8d5ccabdc7cab2d9",
+}
+LICENCE = (
+    "KuaiRec is CC BY-SA 4.0; cite Gao et al., KuaiRec: A Fully-observed Dataset and Insights for Evaluating "
+    "Recommender Systems, CIKM 2022, doi 10.1145/3511808.3557220"
+)
+
+DAY, DAYS_PER_YEAR = 86_400, 365.2425
+BEIJING = 8 * 3_600  # the makers' dates are local
+PSEUDO_BEGIN = 1_593_878_400  # 2020-07-05 in Beijing, where the real matrices begin
+TITLE_CHARS = 40
+
+_MATRIX: dict[str, Kind] = {"user_id": "whole", "video_id": "whole", "timestamp": "number", "watch_ratio": "number"}
+_LEVELS = ("first", "second", "third")
+_CAPTIONS = (
+    "video_id",
+    "caption",
+    "topic_tag",
+    "first_level_category_id",
+    *(f"{level}_level_category_name" for level in _LEVELS),
+)
+_TAGS = re.compile(r"\[\s*(\d+(?:\s*,\s*\d+)*)?\s*\]")
+# what an author puts first for reach says little about the video: hashtags, and mentions like @name(O1970045269)
+_FOR_REACH = re.compile(r"(?:[#\uff03][^\s#\uff03]*\s*|@[^@()]{1,40}\(O\d+\)\s*)+")
+
+Language = Literal["original", "english"]
+
+
+class KuaiRec(Settings):
+    """One of the two matrices of the official archive."""
+
+    matrix: Literal["small", "big"] = Field(
+        default="small", description="small: 1,411 users, every pair judged; big: 7,176 users, what they were shown."
+    )
+    language: Language = Field(default="original", description="Of titles and topics; captions stay as they are.")
+    md5: str = Field(
+        default=MD5,
+        pattern="^([0-9a-f]{32})?$",
+        description="MD5 that KuaiRec.zip must have; empty takes any archive with the right files in it.",
+    )
+
+    def fetch(self, raw_folder: Path) -> Path:
+        """Return a folder with the CSV files: unpacked out of `raw_folder/KuaiRec.zip`, or put there by hand.
+
+        The archive is used if it is there; else the files in `raw_folder/kuairec` (as they are, or in the archive's own
+        folders); else the archive is downloaded. Of an archive only what is needed is unpacked, once, into a folder
+        named after its digest.
+
+        Raises:
+            InputError: Another digest, a broken archive, a file that is missing, or a download that failed.
+        """
+        archive, folder = raw_folder / ARCHIVE, raw_folder / "kuairec"
+        if not archive.exists():
+            if by_hand := _unpacked(folder, self._needed):
+                logger.info("%s: files put there by hand are used as they are, without a digest", by_hand)
+                return by_hand
+            _download(archive, self.md5)
+        digest = _md5_of(archive)
+        if self.md5 and digest != self.md5:
+            raise InputError(
+                f"{archive}: its MD5 is {digest}, expected {self.md5}. Move the file away so that it is fetched again, "
+                f"or put the right one there ({ADDRESS})."
+            )
+        members = _members(archive)
+        if absent := [name for name in self._needed if name not in members]:
+            raise InputError(
+                f"{archive} has no {', '.join(absent)}; it holds {', '.join(sorted(members)) or 'no CSV file'}"
+            )
+        target = folder / digest[:12]
+        for name in (*self._needed, DAILY_FILE):
+            if name in members and not (target / name).exists():
+                logger.info("unpacking %s", name)
+                extract_member(archive, members[name], target / name, None)
+        return target
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        return (f"{self.matrix}_matrix.csv", CATEGORIES_FILE, CAPTIONS_FILE)
+
+    def read(self, raw: Path, connection: BaseBackend) -> Tables:
+        """Read a folder of the official CSV files; the matrix stays with the engine.
+
+        `engagement` is the watch ratio, `timestamp` the second in which the play began. A row without a time is
+        dropped; of several rows of one (user, video) the earliest is kept (of equal times the one with the smaller
+        watch ratio). `event_id` is the rank in (time, user, video), which is the makers' order where times are equal.
+
+        Raises:
+            InputError: A missing file or column, an unreadable row, a watch ratio that is missing, negative or not
+                finite, a time outside 1990 to 2100, an unknown video.
+        """
+        items, repaired = _items(raw, self.language)
+        interactions, videos, dropped = _interactions(raw / f"{self.matrix}_matrix.csv", items, connection)
+        daily, uploaded, daily_dropped = _daily_features(raw / DAILY_FILE, items)
+        items[Columns.RELEASED] = items[Columns.ITEM_ID].map(uploaded).astype(float)
+        items, left_out = _occurring(items, videos)
+        if daily is not None:
+            daily = daily[daily[Columns.ITEM_ID].isin(items[Columns.ITEM_ID])].reset_index(drop=True)
+        dropped = {**dropped, **repaired, **daily_dropped, **left_out}
+        return Tables(interactions, items, daily_counts=daily, dropped=dropped)
+
+
+class FabricatedKuaiRec(KuaiRec):
+    """The same of a made-up world in the official layout: nothing in it was watched by anybody."""
+
+    scale: float = Field(default=0.01, gt=0, le=10, description="Times the published number of rows.")
+    seed: int = Field(default=0, ge=0, description="Of everything in the world.")
+    md5: str = Field(default="", pattern="^$", description="A made-up archive has no published digest.")
+
+    def fetch(self, raw_folder: Path) -> Path:
+        """Write the archive into a folder of its own unless it is there, and unpack what is needed."""
+        folder = raw_folder / f"fabricated-kuairec-{self.scale:g}-{self.seed}"
+        if not (folder / ARCHIVE).exists():
+            write_kuairec(folder, self.scale, self.seed)
+        return super().fetch(folder)
+
+
+class KuaiRecSample(Settings):
+    """The real side tables and 117,113 real pairs of the small matrix, 83 per user, without times."""
+
+    language: Language = Field(default="original", description="Of titles and topics; captions stay as they are.")
+
+    def fetch(self, raw_folder: Path) -> Path:
+        """Return `raw_folder/kuairec-sample`, where the three files have to be put by hand.
+
+        Raises:
+            InputError: A file is missing or has another digest.
+        """
+        folder = raw_folder / "kuairec-sample"
+        if absent := [name for name in SAMPLE_SHA256 if not (folder / name).is_file()]:
+            files = "; ".join(f"{name} (SHA-256 {SAMPLE_SHA256[name]})" for name in absent)
+            raise InputError(f"{folder}: put these files there by hand: {files}. {LICENCE}.")
+        for name, digest in SAMPLE_SHA256.items():
+            verified(folder / name, digest)
+        return folder
+
+    def read(self, raw: Path, connection: BaseBackend) -> Tables:
+        """Read the folder; the connection is not needed for a table of this size.
+
+        The pairs have no time. They are put into a pseudo order, by md5("user|video"), with pseudo timestamps one
+        second apart, so that a history is a fixed random part of what the user watched.
+
+        Raises:
+            InputError: A missing file, an unreadable row, a watch ratio that is negative or not finite, a repeated
+                pair, an unknown video.
+        """
+        items, repaired = _items(raw, self.language)
+        path = raw / SAMPLE_FILE
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        frame = read_delimited(
+            path.read_bytes(),
+            (Columns.USER_ID, Columns.ITEM_ID, Columns.ENGAGEMENT),
+            file=str(path),
+            separator=b",",
+            encoding="utf-8",
+            header=False,
+            kind="numbers",
+        )
+        digests = [
+            hashlib.md5(f"{user}|{item}".encode(), usedforsecurity=False).hexdigest()
+            for user, item in zip(frame[Columns.USER_ID].tolist(), frame[Columns.ITEM_ID].tolist(), strict=True)
+        ]
+        frame[Columns.TIMESTAMP] = PSEUDO_BEGIN + np.argsort(np.argsort(np.array(digests), kind="stable"))
+        interactions = interactions_table(
+            frame,
+            file=str(path),
+            first_row=1,
+            items=items[Columns.ITEM_ID].to_numpy(),
+            engagement_name="watch ratio",
+            engagement_range=(0.0, math.inf),
+        )
+        items, left_out = _occurring(items, interactions[Columns.ITEM_ID])
+        dropped = {"pairs without a time, put into a pseudo order": len(interactions)}
+        return Tables(interactions, items, dropped={**dropped, **repaired, **left_out})
+
+
+# ---- files ----
+
+
+def _unpacked(folder: Path, names: Sequence[str]) -> Path | None:
+    """The folder at or below `folder` that holds all the files by hand, in the archive's layout or flat."""
+    for place in (folder, folder / "data", folder / "KuaiRec 2.0" / "data", folder / "KuaiRec" / "data"):
+        if all((place / name).is_file() for name in names):
+            return place
+    return None
+
+
+def _members(archive: Path) -> dict[str, str]:
+    """CSV file name -> member of the archive."""
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            names = [name for name in zipped.namelist() if name.endswith(".csv") and not name.startswith("__MACOSX")]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(
+            f"{archive}: truncated, damaged or not an archive ({error}); move it away so that it is fetched again"
+        ) from error
+    members = {name.rpartition("/")[2]: name for name in names}
+    if len(members) < len(names):
+        raise InputError(f"{archive}: a file occurs in several folders: {', '.join(names)}")
+    return members
+
+
+def _md5_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _download(target: Path, md5: str) -> None:
+    import pooch
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    partial = target.with_name(f"{target.name}.part")
+    logger.info("fetching %s (432 MB) from %s", target.name, ADDRESS)
+    try:
+        pooch.retrieve(
+            ADDRESS,
+            known_hash=f"md5:{md5}" if md5 else None,
+            fname=target.name,
+            path=target.parent,
+            downloader=ResumingDownloader(partial, DownloadPolicy()),
+        )
+    except (OSError, ValueError) as error:
+        expected = f" (MD5 {md5})" if md5 else ""
+        raise InputError(
+            f"could not fetch {target.name} from {ADDRESS}: {' '.join(str(error).split())}. Download it elsewhere and "
+            f"put it into {target.parent} as {target.name}{expected}, or its CSV files into "
+            f"{target.parent / 'kuairec'}. {LICENCE}."
+        ) from error
+
+
+# ---- the matrix ----
+
+
+def _interactions(
+    path: Path, items: pd.DataFrame, connection: BaseBackend
+) -> tuple[ibis.Table, pd.Series, dict[str, int]]:
+    """The common table, every video of the file, and what was dropped."""
+    import ibis
+
+    source = read_typed_csv(connection, path, _MATRIX)
+    known = set(items[Columns.ITEM_ID].tolist())
+
+    def rule(row: dict[str, float | None]) -> str | None:
+        user, video, seconds, ratio = (row[name] for name in _MATRIX)
+        if user is None or video is None:
+            return "the user or the video is missing"
+        if ratio is None or not 0 <= ratio < math.inf:
+            return f"watch_ratio {'is missing' if ratio is None else f'{ratio:g} is not a finite number from 0 on'}"
+        if seconds is not None and not math.isnan(seconds) and not EARLIEST <= seconds <= LATEST:
+            return f"timestamp {seconds:g} is not in epoch seconds"
+        if int(video) not in known:
+            return f"video {int(video)} is not in {CATEGORIES_FILE} or {CAPTIONS_FILE}"
+        return None
+
+    def refuse(otherwise: str) -> None:
+        refuse_first(path, _MATRIX, {"user": "user_id", "video": "video_id"}, rule, otherwise=otherwise)
+
+    try:
+        rows = materialised(connection, source)
+        counts = connection.to_pandas(_counts(rows)).iloc[0]
+    except Exception as error:  # every engine has exceptions of its own for a row that it cannot read
+        if isinstance(error, MemoryError):
+            raise
+        refuse(f"the engine cannot read it ({' '.join(str(error).split())[:200]})")
+        raise
+    if not counts["total"]:
+        raise InputError(f"{path}: there are no rows")
+    if counts["bad"]:
+        refuse(f"{counts['bad']} rows without user, video, a sound watch ratio or a sound time")
+    videos = connection.to_pandas(rows.select("video_id").distinct())["video_id"]
+    if not known.issuperset(videos.tolist()):
+        refuse("a video is unknown")
+
+    # the smaller ratio settles equal times, so that no engine's order of rows matters
+    pair = ibis.window(group_by=["user_id", "video_id"], order_by=["timestamp", "watch_ratio"])
+    timed = rows.filter(_has_time(rows)).mutate(play=ibis.row_number().over(pair))
+    first = timed.filter(timed["play"] == 0).drop("play")
+    order = ["timestamp", "user_id", "video_id"]
+    ordered = materialised(connection, ranked(first, order, Columns.EVENT_ID, connection))
+    discard(connection, rows)
+    interactions = ordered.select(
+        ordered["user_id"].cast("int64").name(Columns.USER_ID),
+        ordered["video_id"].cast("int64").name(Columns.ITEM_ID),
+        ordered["timestamp"].floor().cast("int64").name(Columns.TIMESTAMP),
+        ordered["watch_ratio"].name(Columns.ENGAGEMENT),
+        Columns.EVENT_ID,
+    )
+    kept = int(connection.to_pandas(interactions.count()))
+    if not kept:
+        raise InputError(f"{path}: no row has a time")
+    total, no_time = int(counts["total"]), int(counts["no_time"])
+    return (
+        interactions,
+        videos,
+        {
+            "rows without a time, dropped": no_time,
+            "later plays of the same user and video, dropped": total - no_time - kept,
+        },
+    )
+
+
+def _has_time(rows: ibis.Table) -> ibis.Value:
+    return rows["timestamp"].notnull() & ~rows["timestamp"].isnan()
+
+
+def _counts(rows: ibis.Table) -> ibis.Table:
+    ratio, seconds = rows["watch_ratio"], rows["timestamp"]
+    sound = rows["user_id"].notnull() & rows["video_id"].notnull() & ratio.notnull()
+    sound = sound & ~ratio.isnan() & ~ratio.isinf() & (ratio >= 0)
+    has_time = _has_time(rows)
+    in_range = ~has_time | ((seconds >= EARLIEST) & (seconds <= LATEST))
+    return rows.aggregate(
+        total=rows.count(),
+        no_time=rows.count(where=~has_time),
+        bad=rows.count(where=~(sound.fill_null(False) & in_range.fill_null(False))),
+    )
+
+
+def _daily_features(path: Path, items: pd.DataFrame) -> tuple[pd.DataFrame | None, Mapping[int, float], dict[str, int]]:
+    """The platform's plays per video and day (None without the file), and the year of each video's upload."""
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.csv
+
+    if not path.exists():
+        logger.info("%s is not there: trend counts come from the interactions", path.name)
+        return None, {}, {}
+    columns = ["video_id", "date", "play_cnt", "upload_dt"]
+    if absent := [name for name in columns if name not in header_of(path)]:
+        raise InputError(f"{path}: column {', '.join(absent)} is missing. Fetch the file again.")
+    options = pa.csv.ConvertOptions(include_columns=columns, column_types=dict.fromkeys(columns, pa.string()))
+    try:
+        text = pa.csv.read_csv(path, convert_options=options).to_pandas()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}). Fetch the file again.") from error
+
+    def refuse(bad: np.ndarray, problem: str) -> None:
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            row = text.iloc[at]
+            raise InputError(
+                f"{path}, row {at + 2} (video {row['video_id']}, date {row['date']}): {problem.format(**row)}. "
+                "Correct or remove the row, or fetch the file again."
+            )
+
+    def days(column: str, form: str) -> np.ndarray:
+        read = {cell: pd.to_datetime(cell, format=form, errors="coerce") for cell in text[column].unique()}
+        return text[column].map(read).to_numpy(dtype="datetime64[s]")
+
+    videos, plays = (pd.to_numeric(text[name], errors="coerce").to_numpy(float) for name in ("video_id", "play_cnt"))
+    refuse(
+        ~np.isin(videos, items[Columns.ITEM_ID].to_numpy()), f"the video is not in {CATEGORIES_FILE} or {CAPTIONS_FILE}"
+    )
+    begins, uploads = days("date", "%Y%m%d"), days("upload_dt", "%Y-%m-%d")
+    refuse(np.isnat(begins), "the date is not like 20200705")
+    refuse(np.isnat(uploads) & (text["upload_dt"] != "").to_numpy(), "upload_dt {upload_dt} is not like 2020-03-30")
+    missing = (text["play_cnt"] == "").to_numpy()
+    sound = np.isfinite(plays) & (plays >= 0) & (plays == np.floor(plays))
+    refuse(~missing & ~sound, "play_cnt {play_cnt} is not a count")
+
+    frame = pd.DataFrame(
+        {
+            Columns.ITEM_ID: videos.astype(np.int64),
+            Columns.TIMESTAMP: begins.astype(np.int64) - BEIJING,
+            Columns.COUNT: np.where(sound, plays, 0).astype(np.int64),
+            "uploaded": 1970 + uploads.astype(np.int64) / (DAYS_PER_YEAR * DAY),
+        }
+    )
+    uploaded = frame[~np.isnat(uploads)].groupby(Columns.ITEM_ID)["uploaded"].min().to_dict()
+    kept = frame[~missing].drop(columns="uploaded")
+    once = kept.drop_duplicates([Columns.ITEM_ID, Columns.TIMESTAMP])
+    dropped = {
+        "daily counts without a number of plays, dropped": int(missing.sum()),
+        "further daily counts of the same video and date, dropped": len(kept) - len(once),
+    }
+    once = once.sort_values([Columns.ITEM_ID, Columns.TIMESTAMP]).reset_index(drop=True)
+    return once, uploaded, {words: count for words, count in dropped.items() if count}
+
+
+# ---- the videos ----
+
+
+def _occurring(items: pd.DataFrame, videos: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The items that somebody was shown; the others can be no candidate, and embedding them takes most of the time."""
+    kept = items[items[Columns.ITEM_ID].isin(videos)].reset_index(drop=True)
+    return kept, {"videos that occur in no row of the matrix, left out": len(items) - len(kept)}
+
+
+def _items(raw: Path, language: Language) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Every video of the two side tables, by id."""
+    tag_rows, _ = _rows(raw / CATEGORIES_FILE, ("video_id", "feat"))
+    caption_rows, repaired = _rows(raw / CAPTIONS_FILE, _CAPTIONS)
+    tags = {video: _tags(row["feat"], place) for video, (place, row) in tag_rows.items()}
+    texts = {video: row for video, (_, row) in caption_rows.items()}
+    for place, row in caption_rows.values():
+        if not re.fullmatch(r"-?\d{1,9}", row["first_level_category_id"]):
+            raise InputError(
+                f"{place}: first_level_category_id {row['first_level_category_id']!r} is not a whole number"
+            )
+    videos = sorted(tags.keys() | texts.keys())
+    described = [_described(video, tags.get(video, []), texts.get(video), language) for video in videos]
+    items = items_table(
+        [str(video) for video in videos],
+        [title for title, _, _ in described],
+        [text for _, text, _ in described],
+        [topics for _, _, topics in described],
+        file=str(raw / CATEGORIES_FILE),
+        first_row=2,
+    )
+    notes = {
+        "carriage returns inside rows of the captions, made spaces": repaired,
+        f"videos without a row in {CAPTIONS_FILE}, named by their tags": len(videos) - len(texts),
+        f"videos without a row in {CATEGORIES_FILE}, without topics": len(videos) - len(tags),
+    }
+    return items, {words: count for words, count in notes.items() if count}
+
+
+def _described(
+    video: int, tags: Sequence[int], row: dict[str, str] | None, language: Language
+) -> tuple[str, str, list[str]]:
+    """Title, text and topics of a video."""
+    english = language == "english"
+    row = row or {}
+    caption = _line(row.get("caption", ""))
+    caption = "" if caption == MISSING_NAME else caption
+    category = int(row.get("first_level_category_id", MISSING_ID))
+    path = [
+        name
+        for level in _LEVELS
+        if (name := _line(row.get(f"{level}_level_category_name", MISSING_NAME))) != MISSING_NAME
+    ]
+    hashtags = [name for part in row.get("topic_tag", "").strip("[]").split(",") if (name := _line(part))]
+    names = [tag_name(tag) for tag in tags]
+    topics = list(dict.fromkeys(name.english if english else name.original for name in names))
+
+    in_english = CATEGORIES.get(category, CATEGORIES[MISSING_ID]).english
+    others = [name for name in topics if name != in_english and name not in path]
+    if english:
+        title = f"{in_english} {video}" + (f" ({', '.join(others)})" if others else "")
+    else:
+        reach = _FOR_REACH.match(caption)
+        title = (caption[reach.end() :] if reach else "") or caption or f"{path[-1] if path else '视频'} {video}"
+        title = title if len(title) <= TITLE_CHARS else title[: TITLE_CHARS - 1].rstrip() + "…"
+    parts = [caption, " > ".join(path), ", ".join([*hashtags, *([] if english else others)])]
+    if english:
+        parts = [in_english, ", ".join(others), *parts]
+    return title, ". ".join(part for part in parts if part) or title, topics
+
+
+def _line(text: str) -> str:
+    """One line without control characters."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def _tags(cell: str, place: str) -> list[int]:
+    match = _TAGS.fullmatch(cell.strip())
+    if match is None:
+        raise InputError(f"{place}: feat {cell[:60]!r} is not a list of tags like [27, 9]")
+    return [int(tag) for tag in match[1].split(",")] if match[1] else []
+
+
+def _rows(path: Path, columns: Sequence[str]) -> tuple[dict[int, tuple[str, dict[str, str]]], int]:
+    """Read a side table: video -> (place for messages, row); and how many stray carriage returns became spaces.
+
+    Raises:
+        InputError: No such file, not UTF-8, a column that is missing, a row of another length, a video id that is not a
+            whole number or occurs twice.
+    """
+    names = header_of(path)
+    if absent := [name for name in columns if name not in names]:
+        raise InputError(f"{path}: column {', '.join(absent)} is missing; the header has {', '.join(names)}")
+    data = path.read_bytes().replace(b"\r\n", b"\n")
+    stray = data.count(b"\r")
+    try:
+        text = data.replace(b"\r", b" ").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}, row {at}: not UTF-8 text ({error.reason}); fetch the file again") from error
+    rows: dict[int, tuple[str, dict[str, str]]] = {}
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        next(reader)
+        for cells in reader:
+            where = f"{path}, row {reader.line_num}"
+            if len(cells) != len(names):
+                raise InputError(f"{where}: {len(cells)} fields, expected {len(names)}; fetch the file again")
+            row = dict(zip(names, cells, strict=True))
+            video = row["video_id"]
+            if not (video.isascii() and video.isdigit() and len(video) <= 18):
+                raise InputError(f"{where}: video id {video[:60]!r} is not a whole number")
+            if int(video) in rows:
+                raise InputError(f"{where}: video {video} occurs before")
+            rows[int(video)] = (f"{where} (video {video})", row)
+    except csv.Error as error:
+        raise InputError(f"{path}, row {reader.line_num}: {error}; fetch the file again") from error
+    if not rows:
+        raise InputError(f"{path}: there are no rows")
+    return rows, stray
