@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexrec.baselines import BASELINES, baseline_rankings, rank_by_score
@@ -37,6 +37,9 @@ def table(count: int = 30) -> pd.DataFrame:
             "trend": [[2, 2, 0, 2, 2]] * count,
             "popularity": [[0] * K] * count,
             "quality": [[3.0] * K] * count,
+            "recency": [[0.0] * K] * count,
+            "history_items": [[1, 2], []] * (count // 2),
+            "history_engagements": [[1.0, 4.0], []] * (count // 2),
         }
     )
 
@@ -44,6 +47,9 @@ def table(count: int = 30) -> pd.DataFrame:
 OBSERVATIONS = pd.DataFrame(
     {"user_id": 900, "item_id": range(40), "engagement": 1.0 + np.arange(40) % 5, "observed": True, "split": "train"}
 ).assign(event_id=range(40), timestamp=0)
+
+
+EMBEDDINGS = pd.DataFrame({"item_id": range(40), "embedding": list(np.eye(40, dtype=np.float32))})
 
 
 def predictions(instances: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +61,14 @@ def predictions(instances: pd.DataFrame) -> pd.DataFrame:
 
 def rank(instances: pd.DataFrame, methods: list[str], seed: int = 1) -> pd.DataFrame:
     return baseline_rankings(
-        instances, OBSERVATIONS, predictions(instances), NEEDS, methods=methods, gain="exponential", seed=seed
+        instances,
+        OBSERVATIONS,
+        predictions(instances),
+        EMBEDDINGS,
+        NEEDS,
+        methods=methods,
+        gain="exponential",
+        seed=seed,
     )
 
 
@@ -64,7 +77,7 @@ def test_every_baseline_gives_a_valid_table() -> None:
     rankings = rank(instances, list(BASELINES))
     Rankings.validate(rankings)
     assert len(rankings) == len(BASELINES) * len(NEEDS) * len(instances)
-    assert set(rankings["method"]) == {"random", "retriever", "popularity", "item_mean", "trend", "critic"}
+    assert set(rankings["method"]) == {"random", "retriever", "popularity", "item_mean", "trend", "star", "critic"}
     assert (rankings[["invalid", "repeated", "missing"]] == 0).all(axis=None)
     for _, row in rankings.iterrows():
         assert sorted(row["ranking"]) == sorted(row["input_order"])
@@ -118,6 +131,7 @@ def test_random_and_the_breaking_of_ties_are_independent() -> None:
     assert sum(a == b[::-1] for a, b in zip(random, tied, strict=True)) < 10
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=12), st.integers(0, 99))
 def test_rank_by_score_sorts(scores: list[float], seed: int) -> None:
     order = rank_by_score(np.array(scores), np.random.default_rng(seed))

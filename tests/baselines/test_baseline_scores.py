@@ -11,10 +11,12 @@ from flexrec.baselines.scores import (
     popularity_scores,
     random_scores,
     retriever_scores,
+    star_scores,
     trend_scores,
 )
 from flexrec.errors import InputError
 from flexrec.ranking.needs import Need
+from flexrec.retrieval.star import StarScoringSettings
 
 INSTANCES = pd.DataFrame(
     {
@@ -22,11 +24,14 @@ INSTANCES = pd.DataFrame(
         "user_id": [1, 9],
         "split": ["train", "test"],
         "candidates": [[10, 20, 30], [30, 10]],
+        "history_items": [[30, 20], []],
+        "history_engagements": [[2.0, 4.0], []],
         "similarity": [[0.5, 0.1, 0.2], [0.9, 0.4]],
         "niche": [[0, 1, 0], [1, 0]],
         "trend": [[4, 0, 2], [1, 7]],
         "popularity": [[1, 1, 1], [0, 0]],
         "quality": [[3.0, 3.0, 3.0], [3.0, 3.0]],
+        "recency": [[0.0, 0.0, 0.0], [0.0, 0.0]],
     }
 )
 # user, item, engagement, observed, split
@@ -83,11 +88,45 @@ def test_item_mean() -> None:
     assert linear[1] == pytest.approx([2.75, 2.9])
 
 
+EMBEDDINGS = pd.DataFrame({"item_id": [30, 10, 20], "embedding": [[0.0, 1.0], [1.0, 0.0], [0.6, 0.8]]})
+
+
+def star(observations: pd.DataFrame, **settings: float) -> Scores:
+    how = StarScoringSettings(decay=0.5, **settings)
+    return star_scores(INSTANCES, observations=observations, item_embeddings=EMBEDDINGS, star=how)
+
+
+def test_star() -> None:
+    # history of user 1: item 30 with 2, then item 20 with 4; weights 2 * 0.25 and 4 * 0.5, 2.5 together.
+    # texts: item 10 has cosines (0, 0.6) with them, item 20 (0.8, 1), item 30 (1, 0.8)
+    semantic = np.array([0.5 * 0 + 2 * 0.6, 0.5 * 0.8 + 2 * 1, 0.5 * 1 + 2 * 0.8]) / 2.5
+    # audiences without user 1: item 10 users 2 and 3, item 20 user 2, item 30 nobody: cosine (10, 20) 1 / sqrt(2)
+    shared = np.array([2 * 0.5**0.5, 2 * 1.0, 0.0]) / 2.5
+    scores = star(OBSERVATIONS)
+    np.testing.assert_allclose(scores[0], (semantic + shared) / 2, atol=1e-7)
+    # without history it is the retriever's similarity
+    assert scores[1].tolist() == [0.9, 0.4]
+    np.testing.assert_allclose(star(OBSERVATIONS, collaborative=0.0)[0], semantic, atol=1e-7)
+    # only item 20 counts
+    np.testing.assert_allclose(star(OBSERVATIONS, history=1, collaborative=0.0)[0], [0.6, 1.0, 0.8], atol=1e-7)
+    # ratings do not
+    even = star(OBSERVATIONS, engagement_weights=False, collaborative=0.0)[0]
+    np.testing.assert_allclose(even, np.array([0.5 * 0.6, 0.25 * 0.8 + 0.5, 0.25 + 0.5 * 0.8]) / 0.75, atol=1e-7)
+
+
+def test_star_needs_embeddings() -> None:
+    with pytest.raises(InputError, match="labelled_instances: item 10 has no row in item_embeddings"):
+        star_scores(
+            INSTANCES, observations=OBSERVATIONS, item_embeddings=EMBEDDINGS.head(1), star=StarScoringSettings()
+        )
+
+
 @pytest.mark.parametrize("garbage", [float("nan"), 1e6])
 def test_hidden_labels_do_not_leak(garbage: float) -> None:
     hidden = ~OBSERVATIONS["observed"] | (OBSERVATIONS["split"] != "train")
     blind = OBSERVATIONS.assign(engagement=OBSERVATIONS["engagement"].mask(hidden, garbage))
     for table in (blind, OBSERVATIONS[~hidden]):
+        assert lists(star(table)) == lists(star(OBSERVATIONS))
         for score in (popularity_scores, item_mean_scores):
             arguments = {"gain": "exponential", "strength": 2.0}
             assert lists(score(INSTANCES, observations=table, **arguments)) == lists(

@@ -57,6 +57,7 @@ def make_world(users: int = 40, items: int = 25, size: int = 6, seed: int = SEED
                 "trend": rng.integers(0, 9, 6).tolist(),
                 "popularity": rng.integers(0, 9, 6).tolist(),
                 "quality": rng.uniform(1, 5, 6).tolist(),
+                "recency": [0.0, 1.0, 0.5, 0.25, 0.2, 0.1],
                 "observed_engagement": [
                     rating if seen and train else float("nan")
                     for rating, seen in zip(pool["engagement"], pool["observed"], strict=True)

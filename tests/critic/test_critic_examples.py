@@ -1,9 +1,11 @@
 """Examples of the critic: contexts, splits and leaks."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexrec.critic.examples import PARTS, CriticExamples, build_examples, history_embeddings
@@ -59,12 +61,43 @@ def test_context_ends_before_the_second() -> None:
     assert history[3] == pytest.approx(np.array([0, 0.5, 1]) / np.sqrt(1.25))
 
 
+def test_the_context_of_a_query_is_its_text() -> None:
+    table = observations((1, 1, 10, 1.0), (1, 2, 20, 1.0), (7, 3, 20, 1.0), (7, 1, 30, 4.0))
+    queries = pd.DataFrame({"user_id": [9, 7], "embedding": [[0.6, 0.8, 0], [0, 0.6, 0.8]]})
+    got = build_examples(table, AXES, "linear", CriticSettings(), seed=0, query_embeddings=queries)
+    assert got.history.tolist() == np.float32([[0, 0, 0], [1, 0, 0], [0, 0.6, 0.8], [0, 0.6, 0.8]]).tolist()
+    assert got.history.dtype == np.float32
+    none = build_examples(table, AXES, "linear", CriticSettings(), seed=0, query_embeddings=queries.head(0))
+    assert same(none, build_examples(table, AXES, "linear", CriticSettings(), seed=0))
+
+
+def test_a_limit_draws_examples_that_are_otherwise_the_same(world, small, caplog) -> None:
+    every = build_examples(world.observations, world.item_embeddings, "linear", small, seed=3)
+    limited = small.model_copy(update={"max_interactions": 40})
+    with caplog.at_level(logging.INFO):
+        some = build_examples(world.observations, world.item_embeddings, "linear", limited, seed=3)
+    assert f"40 of {len(every.event_id)} observed interactions" in caplog.text
+    assert len(some.event_id) == 40
+    assert (np.diff(some.event_id) > 0).all()
+    rows = np.searchsorted(every.event_id, some.event_id)
+    # contexts and item statistics still read everything that is observed
+    for name in ("event_id", "user_id", "candidate", "history", "statistics", "target"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[rows])
+    assert sorted(np.bincount(some.part).tolist()) == [4, 4, 32]
+    assert same(some, build_examples(world.observations, world.item_embeddings, "linear", limited, seed=3))
+    other = build_examples(world.observations, world.item_embeddings, "linear", limited, seed=4)
+    assert not np.array_equal(other.event_id, some.event_id)
+    enough = small.model_copy(update={"max_interactions": len(every.event_id)})
+    assert same(build_examples(world.observations, world.item_embeddings, "linear", enough, seed=3), every)
+
+
 def test_contexts_keep_users_apart() -> None:
     table = observations((1, 1, 10, 1.0), (2, 2, 20, 1.0), (1, 3, 30, 1.0))
     history = build_examples(table, AXES, "linear", CriticSettings(), seed=0).history
     assert history.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 3), st.integers(0, 4)), min_size=3, max_size=14),
     st.integers(1, 4),

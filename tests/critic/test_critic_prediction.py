@@ -118,6 +118,40 @@ def test_no_history_is_predicted(critic, world) -> None:
     CriticPredictions.validate(predict_instances(critic, empty, world.item_embeddings, world.observations))
 
 
+def test_a_query_is_predicted_by_its_text(critic, world, predictions) -> None:
+    # user 503 asks in words: its history no longer counts, its text does; everybody else stays the same
+    text = np.eye(6, dtype=np.float32)[2]
+    queries = pd.DataFrame({"user_id": [503], "embedding": [text]})
+    predicted = predict_instances(critic, world.labelled_instances, world.item_embeddings, world.observations, queries)
+    asks = (world.labelled_instances["user_id"] == 503).to_numpy()
+    assert identical(predicted[~asks], predictions[~asks])
+    assert not identical(predicted[asks], predictions[asks])
+    without = world.labelled_instances.copy()
+    without["history_items"] = [[]] * len(without)
+    without["history_engagements"] = [[]] * len(without)
+    again = predict_instances(critic, without, world.item_embeddings, world.observations, queries)
+    assert identical(again[asks], predicted[asks])
+    # an item whose embedding is the text, as the only history item, is the same context
+    items = pd.concat([world.item_embeddings, pd.DataFrame({"item_id": [9], "embedding": [text]})])
+    history = world.labelled_instances.copy()
+    history["history_items"] = [[9]] * len(history)
+    history["history_engagements"] = [[1.0]] * len(history)
+    same = predict_instances(critic, history, items, world.observations)
+    assert identical(same[asks], predicted[asks])
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (pd.DataFrame({"user_id": [1], "embedding": [[1.0, 0.0]]}), "query_embeddings have 2 dimensions"),
+        (pd.DataFrame({"user_id": [1, 1], "embedding": [[1.0] * 6] * 2}), "query_embeddings: user 1 occurs more than"),
+    ],
+)
+def test_bad_queries(critic, world, queries, message) -> None:
+    with pytest.raises(InputError, match=message):
+        predict_instances(critic, world.labelled_instances, world.item_embeddings, world.observations, queries)
+
+
 def test_hidden_labels_do_not_leak(world, small, predictions, blinded) -> None:
     """From the examples to the gains: nothing changes with labels that training must not see."""
     examples = build_examples(blinded, world.item_embeddings, "exponential", small, seed=1)
@@ -173,6 +207,7 @@ INSTANCE = pd.DataFrame(
         "trend": [[4, 0, 2], [0, 0, 0]],
         "popularity": [[1, 1, 1], [0, 0, 0]],
         "quality": [[3.0, 3.0, 3.0], [3.0, 3.0, 3.0]],
+        "recency": [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
         "observed_engagement": [[np.nan, 5.0, np.nan], [np.nan, np.nan, np.nan]],
     }
 )

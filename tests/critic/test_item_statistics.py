@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexrec.critic.item_statistics import item_statistics
@@ -48,6 +48,7 @@ def test_no_observation_at_all() -> None:
 EVENTS = st.lists(st.tuples(st.integers(-3, 4), st.integers(-3, 4), st.integers(0, 31)), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(EVENTS, st.integers(-3, 4), st.integers(-3, 4))
 def test_brute_force(events: list[tuple[int, int, int]], item: int, user: int) -> None:
     items, users, gains = (np.array(column) for column in zip(*events, strict=True))

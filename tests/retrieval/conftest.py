@@ -25,7 +25,10 @@ def make_world(seed, users=20, items=30, per_user=16):
     table.loc[table.groupby(Columns.USER_ID).head(1).index, Columns.OBSERVED] = True
     table[Columns.SPLIT] = table[Columns.USER_ID].map(lambda user: SPLITS[{0: 1, 1: 2}.get(user % 5, 0)])
     topics = [[name for name in TOPICS if rng.random() < 0.3] for _ in range(items)]
-    item_table = pd.DataFrame({Columns.ITEM_ID: np.arange(items), Columns.TOPICS: topics})
+    released = np.where(rng.random(items) < 0.2, np.nan, rng.integers(1950, 2003, items))
+    item_table = pd.DataFrame(
+        {Columns.ITEM_ID: np.arange(items), Columns.TOPICS: topics, Columns.RELEASED: released.astype(float)}
+    )
     vectors = rng.normal(size=(items, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     embeddings = pd.DataFrame({Columns.ITEM_ID: np.arange(items), Columns.EMBEDDING: list(vectors)})

@@ -17,6 +17,7 @@ PER_CANDIDATE = [
     Columns.TREND,
     Columns.POPULARITY,
     Columns.QUALITY,
+    Columns.RECENCY,
     Columns.OBSERVED_ENGAGEMENT,
 ]
 
@@ -70,7 +71,13 @@ def small():
     names = [Columns.USER_ID, Columns.ITEM_ID, Columns.TIMESTAMP, Columns.ENGAGEMENT, Columns.OBSERVED, Columns.SPLIT]
     observations = pd.DataFrame(rows, columns=names)
     observations[Columns.EVENT_ID] = range(len(rows))
-    items = pd.DataFrame({Columns.ITEM_ID: [10, 20, 30, 40], Columns.TOPICS: [["a"], ["b"], [], ["a", "b"]]})
+    items = pd.DataFrame(
+        {
+            Columns.ITEM_ID: [10, 20, 30, 40],
+            Columns.TOPICS: [["a"], ["b"], [], ["a", "b"]],
+            Columns.RELEASED: [1969.0, 1970.0, np.nan, 1971.0],
+        }
+    )
     instances = pd.DataFrame(
         {
             Columns.INSTANCE_ID: [0, 1],
@@ -80,6 +87,7 @@ def small():
             Columns.HISTORY_ITEMS: [[10], [20]],
             Columns.HISTORY_ENGAGEMENTS: [[5.0], [5.0]],
             Columns.CANDIDATES: [[20, 30, 40], [10, 40]],
+            Columns.QUERY: "",
             Columns.SIMILARITIES: [[0.9, 0.5, 0.1], [0.8, 0.2]],
         }
     )
@@ -105,6 +113,11 @@ def test_by_hand(small):
     # user 3: mean (5 + 2 + 4) / 3 = 11/3: (5 + 22/3)/3, (4 + 22/3)/3
     quality = {item: row[Columns.QUALITY] for item, row in test.items()}
     assert quality == pytest.approx({10: 37 / 9, 40: 34 / 9})
+    # T is ten days into 1970: ages 10 / 365.2425 years since 1970, a year more since 1969, none before the release
+    ten_days = 10 / 365.2425
+    age = {item: row[Columns.RECENCY] for item, row in train.items()}
+    assert age == pytest.approx({20: 1 / (1 + ten_days), 30: 0.0, 40: 1.0})
+    assert test[10][Columns.RECENCY] == pytest.approx(1 / (2 + ten_days))
     # user 1's rating of 30 at T is observed; the other two are not
     observed = {item: row[Columns.OBSERVED_ENGAGEMENT] for item, row in train.items()}
     assert observed[30] == 3.0

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flexrec.errors import InputError
-from flexrec.retrieval.star import StarSettings, star_query, top_k
+from flexrec.retrieval.star import StarScoringSettings, StarSettings, star_query, star_scores, star_weights, top_k
 
 
 def unit(rows):
@@ -37,6 +37,38 @@ def test_weights_need_engagements():
 def test_decay_bounds(decay):
     with pytest.raises(ValidationError):
         StarSettings(decay=decay)
+
+
+def test_scores_by_hand():
+    # two history items, the older with rating 5, the recent with 1; decay 0.5: weights 5 * 0.25 and 1 * 0.5
+    settings = StarScoringSettings(decay=0.5)
+    weights = star_weights(2, settings, np.array([5.0, 1.0]))
+    np.testing.assert_allclose(weights, [1.25, 0.5])
+    semantic, collaborative = np.array([[0.2, 0.8], [1.0, 0.0]]), np.array([[0.4, 0.0], [0.0, 0.6]])
+    # half and half: (0.3, 0.4) and (0.5, 0.3); (0.375 + 0.2) / 1.75 and (0.625 + 0.15) / 1.75
+    np.testing.assert_allclose(star_scores(semantic, collaborative, weights, 0.5), [0.575 / 1.75, 0.775 / 1.75])
+    np.testing.assert_allclose(star_scores(semantic, collaborative, weights, 1.0), [0.5 / 1.75, 0.3 / 1.75])
+    assert star_scores(semantic, collaborative, np.zeros(2), 0.5).tolist() == [0.0, 0.0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_scores_without_the_collaborative_part_order_like_the_query(seed):
+    rng = np.random.default_rng(seed)
+    history, items = unit(rng.normal(size=(4, 6))), unit(rng.normal(size=(12, 6)))
+    how, ratings = StarSettings(engagement_weights=True), rng.uniform(0.5, 5, 4)
+    scores = star_scores(items @ history.T, rng.random((12, 4)), star_weights(4, how, ratings), 0.0)
+    cosines = items @ star_query(history, how, ratings)
+    # the same up to the length of the summed history
+    np.testing.assert_allclose(scores / np.abs(scores).max(), cosines / np.abs(cosines).max(), atol=1e-5)
+    assert (np.abs(scores) <= 1 + 1e-6).all()
+
+
+def test_top_k_by_other_scores():
+    items = np.eye(3, dtype=np.float32)
+    indices, scores = top_k(items[:1], items, [np.array([2, 1])], 2, score=lambda row, pool: pool / 4 + row)
+    assert indices.tolist() == [[2, 1]]
+    assert scores.tolist() == [[0.5, 0.25]]
 
 
 def test_top_k_by_hand():

@@ -13,12 +13,16 @@ from flexrec.baselines.scores import (
     popularity_scores,
     random_scores,
     retriever_scores,
+    star_scores,
     trend_scores,
 )
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.needs import Need
+from flexrec.retrieval.star import StarScoringSettings
+
+_STAR = StarScoringSettings()
 
 BASELINES: Mapping[str, Baseline] = {
     "random": random_scores,
@@ -26,6 +30,7 @@ BASELINES: Mapping[str, Baseline] = {
     "popularity": popularity_scores,
     "item_mean": item_mean_scores,
     "trend": trend_scores,
+    "star": star_scores,
     "critic": critic_scores,
 }
 """To add one: a function in a module of this package, and a line here."""
@@ -52,12 +57,14 @@ def baseline_rankings(
     labelled_instances: pd.DataFrame,
     observations: pd.DataFrame,
     critic_predictions: pd.DataFrame,
+    item_embeddings: pd.DataFrame,
     needs: Mapping[str, Need],
     *,
     methods: Sequence[str],
     gain: GainKind,
     seed: int,
     strength: float = 10.0,
+    star: StarScoringSettings = _STAR,
 ) -> pd.DataFrame:
     """Rank every instance by every method for every need.
 
@@ -65,11 +72,13 @@ def baseline_rankings(
         labelled_instances: Table `labelled_instances`; all its rows are ranked, so pass the split that is wanted.
         observations: Table `observations`.
         critic_predictions: Table `critic_predictions`; read by `critic` alone.
+        item_embeddings: Table `item_embeddings`; read by `star` alone.
         needs: Needs by name.
         methods: Names in `BASELINES`.
         gain: How engagement becomes gain.
         seed: Seed of the random baseline and of ties, >= 0.
         strength: Pseudo-observations of the global mean in `item_mean`, > 0.
+        star: Weights of `star`.
 
     Returns:
         Table `rankings`, by method, need and then in the order of the instances.
@@ -91,9 +100,11 @@ def baseline_rankings(
                 labelled_instances,
                 observations=observations,
                 critic_predictions=critic_predictions,
+                item_embeddings=item_embeddings,
                 need=need,
                 gain=gain,
                 strength=strength,
+                star=star,
                 seed=seed,
             )
             for instance_id, candidates, values in zip(ids, shown, scores, strict=True):

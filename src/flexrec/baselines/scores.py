@@ -11,12 +11,15 @@ import pandas as pd
 from jaxtyping import Float
 
 from flexrec.critic.completion import aligned_predictions
-from flexrec.critic.examples import observed_training
+from flexrec.critic.examples import ItemVectors, observed_training
 from flexrec.critic.item_statistics import item_statistics
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind, engagement_gain
 from flexrec.ranking.instances import CANDIDATE_SIGNALS
 from flexrec.ranking.needs import Need, need_gains, uses_engagement
+from flexrec.retrieval.collaborative import Audiences
+from flexrec.retrieval.star import StarScoringSettings, star_weights
+from flexrec.retrieval.star import star_scores as weighted_likeness
 
 Scores = list[Float[np.ndarray, " K"]]
 
@@ -30,9 +33,11 @@ class Baseline(Protocol):
         *,
         observations: pd.DataFrame,
         critic_predictions: pd.DataFrame,
+        item_embeddings: pd.DataFrame,
         need: Need,
         gain: GainKind,
         strength: float,
+        star: StarScoringSettings,
         seed: int,
     ) -> Scores:
         """Score the candidates.
@@ -41,9 +46,11 @@ class Baseline(Protocol):
             labelled_instances: Table `labelled_instances`, any part of it.
             observations: Table `observations`.
             critic_predictions: Table `critic_predictions`.
+            item_embeddings: Table `item_embeddings`.
             need: What the ranking is for.
             gain: How engagement becomes gain.
             strength: Pseudo-observations of the global mean in an item's mean, > 0.
+            star: Weights of STAR.
             seed: For a baseline that draws at random.
         """
         ...
@@ -79,6 +86,42 @@ def item_mean_scores(
 ) -> Scores:
     """Shrunken mean gain among the observed interactions of other training users, over all times."""
     return _statistics(labelled_instances, observations, gain=gain, strength=strength, column=1)
+
+
+def star_scores(
+    labelled_instances: pd.DataFrame,
+    *,
+    observations: pd.DataFrame,
+    item_embeddings: pd.DataFrame,
+    star: StarScoringSettings,
+    **_: object,
+) -> Scores:
+    """STAR (arXiv 2410.16458): likeness to the latest history items in text and in audience.
+
+    Audiences are the observed interactions of other training users, over all times. Without history, as where the
+    context is a query, it is the retriever's similarity.
+
+    Raises:
+        InputError: A candidate or history item without embedding.
+    """
+    vectors = ItemVectors.of(item_embeddings)
+    audiences = Audiences.of(observations, vectors.item_ids)
+    names = (Columns.USER_ID, Columns.CANDIDATES, Columns.SIMILARITY)
+    context = (Columns.HISTORY_ITEMS, Columns.HISTORY_ENGAGEMENTS)
+    scores = []
+    for user, shown, similarity, items, engagements in zip(
+        *(labelled_instances[name] for name in (*names, *context)), strict=True
+    ):
+        if len(items) == 0:
+            scores.append(np.asarray(similarity, dtype=np.float64))
+            continue
+        candidates = vectors.rows(np.asarray(shown, dtype=np.int64), table="labelled_instances")
+        history = vectors.rows(np.asarray(items, dtype=np.int64)[-star.history :], table="labelled_instances")
+        weights = star_weights(len(history), star, np.asarray(engagements, dtype=np.float64)[-star.history :])
+        semantic = vectors.matrix[candidates].astype(np.float64) @ vectors.matrix[history].T.astype(np.float64)
+        shared = audiences.cosines(candidates, history, user=int(user))
+        scores.append(weighted_likeness(semantic, shared, weights, star.collaborative))
+    return scores
 
 
 def critic_scores(

@@ -4,6 +4,7 @@ Leaks are excluded by construction: unobserved rows and rows of other users are 
 of an interaction ends strictly before its time, and its item statistics leave its own user out.
 """
 
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,40 +18,45 @@ from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind, engagement_gain
 
+logger = logging.getLogger(__name__)
+
 PARTS = ("fit", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
 class ItemVectors:
-    """The item embeddings as one matrix, ordered by item id."""
+    """Embeddings as one matrix, ordered by id: of the items, or of the texts of queries."""
 
     item_ids: Int[np.ndarray, " m"]
     matrix: Float[np.ndarray, "m d"]
     """Float32."""
 
     @classmethod
-    def of(cls, item_embeddings: pd.DataFrame) -> "ItemVectors":
-        """Read the table `item_embeddings`.
+    def of(
+        cls, embeddings: pd.DataFrame, *, table: str = "item_embeddings", key: str = Columns.ITEM_ID
+    ) -> "ItemVectors":
+        """Read the table `item_embeddings`, or another of its kind with its name and the column of its ids.
 
         Raises:
-            InputError: No item, an item twice, or embeddings of different lengths or with values that are not finite.
+            InputError: No row, an id twice, or embeddings of different lengths or with values that are not finite.
         """
-        if item_embeddings.empty:
-            raise InputError("item_embeddings is empty; make the embeddings of the items first")
-        table = item_embeddings.sort_values(Columns.ITEM_ID)
-        item_ids = table[Columns.ITEM_ID].to_numpy(np.int64)
-        twice = item_ids[1:][item_ids[1:] == item_ids[:-1]]
+        if embeddings.empty:
+            raise InputError(f"{table} is empty; make the embeddings first")
+        what = key.removesuffix("_id")
+        rows = embeddings.sort_values(key)
+        ids = rows[key].to_numpy(np.int64)
+        twice = ids[1:][ids[1:] == ids[:-1]]
         if len(twice):
-            raise InputError(f"item_embeddings: item {twice[0]} occurs more than once; keep one row per item")
-        vectors = [np.asarray(vector, dtype=np.float32) for vector in table[Columns.EMBEDDING]]
+            raise InputError(f"{table}: {what} {twice[0]} occurs more than once; keep one row per {what}")
+        vectors = [np.asarray(vector, dtype=np.float32) for vector in rows[Columns.EMBEDDING]]
         sizes = sorted({len(vector) for vector in vectors})
         if len(sizes) > 1:
-            raise InputError(f"item_embeddings: embeddings have different lengths {sizes}; make the table again")
+            raise InputError(f"{table}: embeddings have different lengths {sizes}; make the table again")
         matrix = np.stack(vectors)
         finite = np.isfinite(matrix).all(axis=1)
         if not finite.all():
-            raise InputError(f"item_embeddings: the embedding of item {item_ids[~finite][0]} is not finite")
-        return cls(item_ids, matrix)
+            raise InputError(f"{table}: the embedding of {what} {ids[~finite][0]} is not finite")
+        return cls(ids, matrix)
 
     def rows(self, item_ids: Int[np.ndarray, " n"], *, table: str) -> Int[np.ndarray, " n"]:
         """Row of each item in `matrix`.
@@ -106,18 +112,21 @@ def build_examples(
     settings: CriticSettings,
     *,
     seed: int,
+    query_embeddings: pd.DataFrame | None = None,
 ) -> CriticExamples:
     """Make one example of every observed interaction of a training user.
 
     Its context is its user's most recent `history_length` observed interactions with a strictly earlier time; what
-    falls into the same second is no context. The split into fit, validation and test is a permutation of the events.
+    falls into the same second is no context. A user that is a query has the query's text as its context instead. The
+    split into fit, validation and test is a permutation of the events.
 
     Args:
         observations: Table `observations`; only observed rows of training users are read.
         item_embeddings: Table `item_embeddings`, with every observed item.
         gain: How engagement becomes gain.
         settings: Context, statistics and shares.
-        seed: Seed of the split, >= 0.
+        seed: Seed of the split, and of the draw where there are more than `max_interactions`; >= 0.
+        query_embeddings: Table `query_embeddings`: user_id, embedding; None or empty where no user is a query.
 
     Raises:
         InputError: Too few observed training interactions, one without finite engagement, or an item without embedding.
@@ -131,23 +140,56 @@ def build_examples(
     vectors = ItemVectors.of(item_embeddings)
     users = observed[Columns.USER_ID].to_numpy(np.int64)
     engagement = observed[Columns.ENGAGEMENT].to_numpy(np.float64)
-    candidate = vectors.rows(observed[Columns.ITEM_ID].to_numpy(np.int64), table="observations")
-    target = engagement_gain(engagement, gain)
-    context = _earlier_rows(users, observed[Columns.TIMESTAMP].to_numpy(np.int64), settings.history_length)
-    statistics = item_statistics(candidate, users, candidate, users, target, settings.statistics_strength)
+    item = vectors.rows(observed[Columns.ITEM_ID].to_numpy(np.int64), table="observations")
+    gains = engagement_gain(engagement, gain)
+    rows = _drawn(len(observed), settings.max_interactions, seed)
+    context = _earlier_rows(users, observed[Columns.TIMESTAMP].to_numpy(np.int64), settings.history_length)[rows]
+    history = history_embeddings(
+        np.where(context >= 0, item[context], -1), engagement[context], vectors.matrix, settings.decay
+    )
     return CriticExamples(
-        event_id=observed[Columns.EVENT_ID].to_numpy(np.int64),
-        user_id=users,
-        candidate=candidate,
-        history=history_embeddings(
-            np.where(context >= 0, candidate[context], -1), engagement[context], vectors.matrix, settings.decay
+        event_id=observed[Columns.EVENT_ID].to_numpy(np.int64)[rows],
+        user_id=users[rows],
+        candidate=item[rows],
+        history=with_queries(history, users[rows], query_embeddings),
+        statistics=item_statistics(item[rows], users[rows], item, users, gains, settings.statistics_strength).astype(
+            np.float32
         ),
-        statistics=statistics.astype(np.float32),
-        target=target.astype(np.float32),
-        part=_split(len(observed), settings.shares, seed),
+        target=gains[rows].astype(np.float32),
+        part=_split(len(rows), settings.shares, seed),
         embeddings=vectors.matrix,
         gain=gain,
     )
+
+
+def with_queries(
+    history: Float[np.ndarray, "n d"], users: Int[np.ndarray, " n"], query_embeddings: pd.DataFrame | None
+) -> Float[np.ndarray, "n d"]:
+    """Put the embedding of the query's text in place of the history of every user that is a query.
+
+    Args:
+        history: Float32 history embeddings; overwritten in place.
+        users: User of each row.
+        query_embeddings: Table `query_embeddings`; None or empty where no user is a query.
+
+    Returns:
+        `history`.
+
+    Raises:
+        InputError: Query embeddings of another length than the items', or as `ItemVectors.of`.
+    """
+    if query_embeddings is None or query_embeddings.empty:
+        return history
+    queries = ItemVectors.of(query_embeddings, table="query_embeddings", key=Columns.USER_ID)
+    if queries.matrix.shape[1] != history.shape[1]:
+        raise InputError(
+            f"query_embeddings have {queries.matrix.shape[1]} dimensions, item_embeddings {history.shape[1]}; "
+            "embed both with the same embedder"
+        )
+    places = np.minimum(np.searchsorted(queries.item_ids, users), len(queries.item_ids) - 1)
+    asks = queries.item_ids[places] == users
+    history[asks] = queries.matrix[places[asks]]
+    return history
 
 
 def observed_training(observations: pd.DataFrame) -> pd.DataFrame:
@@ -216,6 +258,15 @@ def _earlier_rows(users: Int[np.ndarray, " n"], times: Int[np.ndarray, " n"], le
     context = np.empty((len(users), length), dtype=np.int64)
     context[order] = np.where(places >= user_start[:, None], order[np.maximum(places, 0)], -1)
     return context
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> Int[np.ndarray, " n"]:
+    """The rows to learn from, ascending: all, or `limit` of them."""
+    if limit is None or count <= limit:
+        return np.arange(count)
+    logger.info("critic: learns from %d of %d observed interactions of training users", limit, count)
+    # a stream of its own, so that the split stays what it is without a limit
+    return np.sort(np.random.default_rng([seed, 1]).choice(count, limit, replace=False))
 
 
 def _split(count: int, shares: tuple[float, float, float], seed: int) -> Int[np.ndarray, " n"]:

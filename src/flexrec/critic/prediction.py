@@ -5,7 +5,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from flexrec.critic.examples import CriticExamples, ItemVectors, history_embeddings, observed_training
+from flexrec.critic.examples import (
+    CriticExamples,
+    ItemVectors,
+    history_embeddings,
+    observed_training,
+    with_queries,
+)
 from flexrec.critic.item_statistics import item_statistics
 from flexrec.critic.model import TwoTowerCritic
 from flexrec.errors import InputError
@@ -69,6 +75,7 @@ def predict_instances(
     labelled_instances: pd.DataFrame,
     item_embeddings: pd.DataFrame,
     observations: pd.DataFrame,
+    query_embeddings: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Mean and variance of the engagement gain of every candidate of every instance.
 
@@ -80,6 +87,7 @@ def predict_instances(
         labelled_instances: Table `labelled_instances`; of it, user, history and candidates are read.
         item_embeddings: Table `item_embeddings`, the one that the critic was trained with.
         observations: Table `observations`.
+        query_embeddings: Table `query_embeddings`; None or empty where no user is a query.
 
     Returns:
         Table `critic_predictions`: `instance_id`, `mean`, `variance` (lists aligned with the candidates).
@@ -109,7 +117,11 @@ def predict_instances(
         critic.settings.statistics_strength,
     )
     items, engagements = _recent_first(labelled_instances, vectors, critic.settings.history_length)
-    history = history_embeddings(items, engagements, vectors.matrix, critic.settings.decay)
+    history = with_queries(
+        history_embeddings(items, engagements, vectors.matrix, critic.settings.decay),
+        labelled_instances[Columns.USER_ID].to_numpy(np.int64),
+        query_embeddings,
+    )
     mean, variance = predict(critic, history, instance, vectors.matrix, candidate, statistics)
     ends = np.cumsum(sizes)[:-1]
     return pd.DataFrame(

@@ -32,6 +32,12 @@ class CriticSettings(Settings):
         description="B: the log variance of the standardised gain stays in (-B, B). B = 6: the predicted deviation is "
         "between 1/20 and 20 standard deviations of the gain.",
     )
+    max_interactions: int | None = Field(
+        default=None,
+        ge=3,
+        description="Most observed interactions learnt from, drawn with the seed; contexts and item statistics read "
+        "all of them. None: no limit.",
+    )
     shares: tuple[float, float, float] = Field(
         default=(0.8, 0.1, 0.1), description="Shares of the examples for fitting, choosing the epoch, and measuring."
     )

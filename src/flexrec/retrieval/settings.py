@@ -2,6 +2,7 @@
 
 from flexrec.config import Settings
 from flexrec.retrieval.embedders import EmbedderSettings
+from flexrec.retrieval.search import ExactSearch, SearchSettings
 from flexrec.retrieval.star import StarSettings
 
 
@@ -10,3 +11,4 @@ class RetrievalSettings(Settings):
 
     embedder: EmbedderSettings
     star: StarSettings = StarSettings()
+    search: SearchSettings = ExactSearch()
