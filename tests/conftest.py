@@ -13,16 +13,29 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from fork_server import ForkServer
 from whole_project import Run, WholeProject
 
 ROOT = Path(__file__).parents[1]
 
+# a busy machine is no failure
+settings.register_profile("flexrec", deadline=None)
+settings.load_profile("flexrec")
+
 
 @pytest.fixture(scope="session")
 def project_root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def duckdb_engine():
+    """A connection to DuckDB, as the project's configuration makes it."""
+    from flexrec.tabular import Engine, connect
+
+    return connect(Engine.model_validate({"kind": "duckdb"}))
 
 
 @pytest.fixture(scope="session")

@@ -82,5 +82,65 @@ def test_names_of_registries_are_checked(parameters) -> None:
     with pytest.raises(InputError) as caught:
         validate_selection(parameters)
     source, baseline = str(caught.value).splitlines()
-    assert source == "parameter `datasets`: unknown source 'ml-2m', allowed: ml-100k, ml-1m, fabricated"
+    assert source.startswith("parameter `datasets`: unknown source 'ml-2m', allowed: ml-100k, ml-1m, ")
     assert baseline.startswith("parameter `evaluate`: unknown baseline 'magic', allowed: random, retriever, ")
+
+
+# ---- which needs a dataset can serve ----
+
+
+def choice(project_root, need: str, **task: object) -> dict:
+    """The base environment's parameters with another need asked of ml-100k, whose entry is changed."""
+    from kedro.config import OmegaConfigLoader
+
+    from flexrec.settings import CONFIG_LOADER_ARGS
+
+    given = {"need": need, "datasets": {"ml-100k": task}}
+    return OmegaConfigLoader(str(project_root / "conf"), runtime_params=given, **CONFIG_LOADER_ARGS)["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("need", "task", "lacks", "served"),
+    [
+        ("trend", {"unavailable_signals": ["recency", "trend"]}, "signal trend", "interest, explore"),
+        ("interest+trend", {"unavailable_signals": ["trend"]}, "signal trend", "interest, explore, fresh"),
+        ("search", {}, "query as the context of its requests", "interest, explore, trend, fresh"),
+        ("interest", {"context": "query"}, "history as the context of its requests", "search"),
+    ],
+)
+def test_a_need_that_the_dataset_cannot_serve(project_root, need, task, lacks, served) -> None:
+    with pytest.raises(InputError) as caught:
+        validate_selection(choice(project_root, need, **task))
+    name = need.split("+")[-1]
+    assert str(caught.value) == (
+        f"dataset ml-100k has no {lacks}, so the need {name}, which uses it, cannot be asked of it; "
+        f"needs that can: {served}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "needs"),
+    [
+        ({}, ["interest", "explore", "trend", "fresh"]),
+        ({"unavailable_signals": ["trend", "recency"]}, ["interest", "explore"]),
+        ({"context": "query"}, ["search"]),
+    ],
+)
+def test_all_needs_are_those_that_the_dataset_serves(project_root, task, needs) -> None:
+    parameters = choice(project_root, "all", **task)
+    assert list(parameters["needs_asked"]) == needs
+    validate_selection(parameters)
+    # one that is named is kept, and refused
+    named = choice(project_root, "all,search,interest", **task)
+    assert set(named["needs_asked"]) == {*needs, "search", "interest"}
+
+
+def test_a_dataset_that_serves_no_need(project_root) -> None:
+    with pytest.raises(Exception, match="dataset 'ml-100k' can serve none of the needs interest, explore, trend"):
+        choice(project_root, "all", context="query", unavailable_signals=["engagement"])
+
+
+def test_an_instruction_with_an_unknown_noun(parameters) -> None:
+    parameters["needs"]["trend"]["instruction"] = "Rank {itmes} first."
+    with pytest.raises(InputError, match=r"instruction of 'trend' has the unknown field \{itmes\}; use \{items\} or"):
+        validate_selection(parameters)

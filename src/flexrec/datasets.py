@@ -3,11 +3,12 @@
 Everything is local: the runner reads the bytes of every dataset to know what a result was made of.
 """
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
@@ -18,6 +19,23 @@ from kedro_datasets.text import TextDataset as KedroTextDataset
 from plotly import graph_objects as go
 
 from flexrec.files import replacing, sibling
+from flexrec.fingerprint import content_digest
+from flexrec.ranking.columns import Columns
+from flexrec.sources.sparsify import Marks, marked
+from flexrec.tabular import (
+    Engine,
+    as_table,
+    connect,
+    is_numbered,
+    move_into_place,
+    read_parquet,
+    remove,
+    write_parquet,
+)
+
+if TYPE_CHECKING:
+    import ibis
+    from ibis.backends import BaseBackend
 
 
 def _target(dataset: Any) -> Path:
@@ -34,6 +52,118 @@ class ParquetDataset(KedroParquetDataset):
         """Write the table."""
         with replacing(_target(self), "wb") as file:
             data.to_parquet(file, **self._save_args)
+
+
+class TableDataset(AbstractDataset["ibis.Table | pd.DataFrame", "ibis.Table"]):
+    """A table that may be too large for memory: Parquet on disk, an Ibis table in the nodes, computed by an engine.
+
+    DuckDB writes one file, Spark a folder of part files; each reads the other's. The values are checked once, when the
+    table is written and before it takes its place; loading checks columns and types only.
+    """
+
+    def __init__(
+        self, *, filepath: str, engine: dict[str, Any], schema: str, metadata: dict[str, Any] | None = None
+    ) -> None:
+        """Args: `engine` as `flexrec.tabular.Engine` reads it, `schema` the dotted name of a table of `schemas`."""
+        self._filepath = Path(filepath)
+        self._engine = Engine.model_validate(engine)
+        module, _, name = schema.rpartition(".")
+        self._schema = getattr(importlib.import_module(module), name)
+        self.metadata = metadata
+
+    @property
+    def connection(self) -> "BaseBackend":
+        """The engine, started when it is first needed."""
+        return connect(self._engine)
+
+    def load(self) -> "ibis.Table":
+        """The table; nothing is read until something is computed from it."""
+        return self._schema.validate_types(read_parquet(self._filepath, self.connection))
+
+    def save(self, data: "ibis.Table | pd.DataFrame") -> None:
+        """Compute and write the table.
+
+        Raises:
+            InputError: A value breaks a rule of the schema; the message names row and rule, and the old table stays.
+        """
+        in_memory = isinstance(data, pd.DataFrame)
+        table = as_table(self._schema.validate(data)) if in_memory else self._schema.validate_types(data)
+        self._filepath.parent.mkdir(parents=True, exist_ok=True)
+        partial, old = sibling(self._filepath), sibling(self._filepath)
+        try:
+            write_parquet(table, partial, self.connection)
+            if not in_memory:
+                self._schema.validate_values(read_parquet(partial, self.connection))
+                self._schema.validate_numbers(lambda column: is_numbered(partial, column, self.connection))
+            move_into_place(partial, self._filepath, old)
+        finally:
+            remove(partial)
+            remove(old)
+
+    def _exists(self) -> bool:
+        return self._filepath.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "engine": self._engine.root.kind}
+
+
+class ObservationsDataset(AbstractDataset[Marks, "ibis.Table"]):
+    """The table `observations`, kept as marks on the table `interactions` instead of a second copy of it.
+
+    A folder with the observed events, the split of every user, and the digest of the interactions that they belong to.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        interactions: dict[str, str],
+        engine: dict[str, Any],
+        schema: str,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Args: `interactions` has the `filepath` of that table; the others as for `TableDataset`."""
+        self._filepath = Path(filepath)
+        self._interactions = TableDataset(
+            filepath=interactions["filepath"], engine=engine, schema="flexrec.ranking.schemas.Interactions"
+        )
+        module, _, name = schema.rpartition(".")
+        self._schema = getattr(importlib.import_module(module), name)
+        self.metadata = metadata
+
+    def load(self) -> "ibis.Table":
+        """The interactions with `observed` and `split`; nothing is read until something is computed from it."""
+        connection = self._interactions.connection
+        marks = Marks(
+            *(read_parquet(self._filepath / name, connection) for name in ("observed.parquet", "splits.parquet"))
+        )
+        return self._schema.validate_types(marked(self._interactions.load(), marks))
+
+    def save(self, data: Marks) -> None:
+        """Compute and write the marks.
+
+        Raises:
+            InputError: A mark breaks a rule of the schema; the old ones stay.
+        """
+        connection = self._interactions.connection
+        partial, old = sibling(self._filepath), sibling(self._filepath)
+        try:
+            partial.mkdir(parents=True)
+            self._schema.validate_marks(data.observed, data.splits)
+            write_parquet(data.observed.order_by(Columns.EVENT_ID), partial / "observed.parquet", connection)
+            write_parquet(data.splits.order_by(Columns.USER_ID), partial / "splits.parquet", connection)
+            digest = content_digest(self._interactions._filepath)
+            (partial / "interactions.sha256").write_text(f"{digest}\n", encoding="utf-8")
+            move_into_place(partial, self._filepath, old)
+        finally:
+            remove(partial)
+            remove(old)
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "interactions": self._interactions._filepath}
 
 
 class JSONDataset(KedroJSONDataset):

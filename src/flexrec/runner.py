@@ -31,8 +31,8 @@ from flexrec.source_code import Code, code_of, unwrap
 
 logger = logging.getLogger(__name__)
 
-PLACE = frozenset({"filepath", "path", "version", "metadata", "credentials"})
-"""Arguments of a dataset that say where it is, not how it is read or written."""
+PLACE = frozenset({"filepath", "path", "interactions", "engine", "version", "metadata", "credentials"})
+"""Arguments of a dataset that say where it is, or what computes it, not how it is read or written."""
 
 
 class NodeError(FlexrecError):
@@ -312,6 +312,8 @@ def _code(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
             )
             if name in specs:
                 validators.append(specs[name].class_path)
+            if (schema := format_of(unwrapped(catalog[name])).get("schema")) is not None:
+                validators.append(schema)
         return code_of([*functions, *sorted(formats, key=repr)], validators), bound
     except InputError as error:
         raise NodeError(f"Node '{node.name}': {error}") from error

@@ -4,9 +4,12 @@ The resolvers `entry` and `entries` pick the chosen entries out of the tables in
 `methods.yml` and `models.yml`, so that a node depends on the entry that it uses and on no other.
 """
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_validator
 
 from flexrec.baselines import BASELINES
@@ -16,15 +19,17 @@ from flexrec.errors import InputError
 from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.policy.models import BaseModelSettings
 from flexrec.policy.settings import AdapterSettings, DecodingSettings
-from flexrec.prompting.settings import PromptSettings
-from flexrec.ranking.needs import Need, select_needs
+from flexrec.policy.vllm_sampler import GenerationSettings
+from flexrec.prompting.settings import NOUN_FIELDS, PromptSettings
+from flexrec.ranking.needs import ALL_NEEDS, Need, select_needs
 from flexrec.ranking.task import TaskSettings
 from flexrec.reporting.settings import ReportSettings
 from flexrec.retrieval.embedders import EmbedderSettings
 from flexrec.retrieval.settings import RetrievalSettings
 from flexrec.retrieval.signals import LabelSettings
 from flexrec.rl.settings import MethodSettings, RlSettings, WarmUpSettings
-from flexrec.sources import SOURCES
+from flexrec.sources import Changeable, source_of
+from flexrec.tabular import Engine
 
 
 class Parameters(Settings):
@@ -38,6 +43,7 @@ class Parameters(Settings):
     seed: int = Field(ge=0)
     fresh: bool
     raw_folder: str
+    engine: Engine
     task: TaskSettings
     needs_asked: dict[str, Need]
     method_settings: MethodSettings
@@ -52,6 +58,7 @@ class Parameters(Settings):
     critic: CriticSettings
     prompt: PromptSettings
     decoding: DecodingSettings
+    generation: GenerationSettings = GenerationSettings()
     adapter: AdapterSettings
     warm_up: WarmUpSettings
     rl: RlSettings
@@ -62,8 +69,20 @@ class Parameters(Settings):
     @classmethod
     def _known_sources(cls, value: TaskSettings | dict[str, TaskSettings]) -> TaskSettings | dict[str, TaskSettings]:
         for task in value.values() if isinstance(value, dict) else [value]:
-            _refuse_unknown("source", [task.source], SOURCES)
+            source_of(task.source, task.source_options)
         return value
+
+    @field_validator("needs", "needs_asked")
+    @classmethod
+    def _known_nouns(cls, needs: dict[str, Need]) -> dict[str, Need]:
+        for name, need in needs.items():
+            fields = re.findall(r"\{(\w*)\}", need.instruction)
+            if unknown := [field for field in fields if field not in NOUN_FIELDS]:
+                raise ValueError(
+                    f"the instruction of '{name}' has the unknown field {{{unknown[0]}}}; "
+                    f"use {' or '.join(f'{{{field}}}' for field in NOUN_FIELDS)}"
+                )
+        return needs
 
     @field_validator("evaluate")
     @classmethod
@@ -82,19 +101,38 @@ def validate_selection(parameters: dict[str, Any]) -> None:
     """Refuse parameters that no node could use, before any node runs.
 
     Raises:
-        InputError: Names every key that is unknown or out of range.
+        InputError: Names every key that is unknown or out of range, or a need that the dataset cannot serve.
     """
     try:
-        Parameters.model_validate(parameters)
+        checked = Parameters.model_validate(parameters)
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             key = ".".join(str(part) for part in problem["loc"])
             reason = problem["msg"].removeprefix("Value error, ")
             reason = reason[0].lower() + reason[1:]
-            given = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
+            # what may be a secret in the wrong place is not repeated
+            shown = not any(word in key.lower() for word in ("key", "token", "secret", "password", "base_url"))
+            shown = shown and not isinstance(problem["input"], dict)
+            given = f" (it is {problem['input']!r})" if shown else ""
             lines.append(f"parameter `{key}`: {reason}{given}")
         raise InputError("\n".join(lines)) from error
+    for name, need in checked.needs_asked.items():
+        if lacks := _obstacle(need, checked.task):
+            served = [name for name, need in checked.needs.items() if _obstacle(need, checked.task) is None]
+            raise InputError(
+                f"dataset {checked.dataset} has no {lacks}, so the need {name}, which uses it, cannot be asked of it; "
+                f"needs that can: {', '.join(served) or 'none'}"
+            )
+
+
+def _obstacle(need: Need, task: TaskSettings) -> str | None:
+    """What a need uses and the dataset does not have, in words; None where it has everything."""
+    if need.context != task.context:
+        return f"{need.context} as the context of its requests"
+    used = {factor.signal for term in need.terms for factor in term.factors}
+    lacking = [signal for signal in task.unavailable_signals if signal in used]
+    return f"signal {lacking[0]}" if lacking else None
 
 
 def entry(kind: str, table: str, name: Any, *, _root_: Any) -> Any:
@@ -102,10 +140,46 @@ def entry(kind: str, table: str, name: Any, *, _root_: Any) -> Any:
     options = _root_[table]
     if name not in options:
         raise InputError(f"unknown {kind} '{name}'. Allowed: {', '.join(str(option) for option in options)}.")
-    return options[name]
+    return _with_digest(options[name], _root_) if table == "datasets" else options[name]
+
+
+def _with_digest(task: Any, _root_: Any) -> Any:
+    """A dataset's entry; where its files may change at any time, with their digest, so that new content is read."""
+    values = _plain(task)
+    try:
+        options = TaskSettings.model_validate(values).source_options
+        source = source_of(values["source"], options)
+    except (ValidationError, InputError):
+        return task  # refused with all others, before any node
+    if not isinstance(source, Changeable) or options.get("sha256"):
+        return task
+    digest = source.digest(Path(_root_["raw_folder"]))
+    # a container of OmegaConf's, so that `${task.history}` can reach into it
+    return OmegaConf.create({**values, "source_options": {**options, "sha256": digest}})
 
 
 def entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
-    """The entries named in a selection such as `a`, `a+b`, `a,b` or `all` (OmegaConf resolver)."""
+    """The entries named in a selection such as `a`, `a+b`, `a,b` or `all` (OmegaConf resolver).
+
+    Of the needs, `all` means those that the chosen dataset can serve.
+    """
     options = _root_[table]
-    return {name: options[name] for name in select_needs(str(names), options)}
+    chosen = select_needs(str(names), options)
+    given = {name.strip() for name in str(names).replace("+", ",").split(",")}
+    if table == "needs" and ALL_NEEDS in given:
+        chosen = tuple(name for name in chosen if name in given or _may_serve(options[name], _root_.get("task", {})))
+        if not chosen:
+            raise InputError(f"dataset '{_root_['dataset']}' can serve none of the needs {', '.join(options)}")
+    return {name: options[name] for name in chosen}
+
+
+def _may_serve(need: Any, task: Any) -> bool:
+    """Whether a dataset can serve a need; malformed entries pass, since they are refused with all others later."""
+    try:
+        return _obstacle(Need.model_validate(_plain(need)), TaskSettings.model_validate(_plain(task))) is None
+    except ValidationError:
+        return True
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

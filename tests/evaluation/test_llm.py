@@ -14,7 +14,7 @@ NEEDS = {
     for name in ("trend", "other")
 }
 ITEMS = pd.DataFrame({"item_id": [10, 20, 30, 40], "title": list("abcd"), "topics": [[], [], ["x"], []]})
-SIGNALS = ("similarity", "niche", "trend", "popularity", "quality")
+SIGNALS = ("similarity", "niche", "trend", "popularity", "quality", "recency")
 
 
 def labelled(*ids: int) -> pd.DataFrame:
@@ -23,6 +23,7 @@ def labelled(*ids: int) -> pd.DataFrame:
             "instance_id": number,
             "user_id": 7,
             "query_time": 1000,
+            "query": "",
             "history_items": [40],
             "history_engagements": [4.0],
             "candidates": [30, 10, 20],

@@ -25,12 +25,13 @@ NEEDS = {
 
 
 def instance(instance_id: int, user_id: int, candidates: list[int], split: str = "test") -> dict:
-    signals = {name: [0.5] * len(candidates) for name in ("similarity", "niche", "popularity", "quality")}
+    signals = {name: [0.5] * len(candidates) for name in ("similarity", "niche", "popularity", "quality", "recency")}
     return {
         "instance_id": instance_id,
         "user_id": user_id,
         "split": split,
         "candidates": candidates,
+        "query": "",
         "trend": [0, 4, 2, 1][: len(candidates)],
         **signals,
     }

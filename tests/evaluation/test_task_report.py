@@ -37,6 +37,8 @@ OBSERVATIONS = pd.DataFrame(
         "user_id": [1, 1, 2, 2, 3],
         "item_id": [10, 20, 10, 30, 20],
         "timestamp": [9 * DAY, 9 * DAY, int(8.5 * DAY), 4 * DAY, 11 * DAY],
+        "engagement": 1.0,
+        "event_id": [3, 2, 1, 0, 4],
         "observed": [True, False, True, False, False],
         "split": ["test", "test", "train", "train", "train"],
     }
@@ -133,3 +135,23 @@ def test_the_papers_row_stands_beside_ours() -> None:
     assert "the paper, engagement, near-random  0.100 0.200 0.300" in text
     assert "5 interactions of 3 users, 40.0% of them observed" in text
     assert "paper" not in task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))
+
+
+def test_what_was_dropped_is_told() -> None:
+    dropped = {"rows without a time, dropped": 1234, "repeated rows, dropped": 0}
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(), dropped=dropped)
+    assert report["dropped"] == dropped
+    assert "rows without a time, dropped: 1,234" in task_text(report)
+    assert "repeated rows" not in task_text(report)
+
+
+def test_the_platforms_own_counts_are_the_coverage() -> None:
+    # 10 was played on the day that ends with day 9, 30 on the one that ends with day 7
+    daily = pd.DataFrame({"item_id": [10, 30, 20], "timestamp": [8 * DAY, 6 * DAY, 9 * DAY], "count": [7, 1, 0]})
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(trend_window_days=3.0), daily_counts=daily)
+    # within a day: item 10 at day 9 (instance 0); within three days: 10 in all, 30 at day 9; within a week: 10 and 30
+    assert report["trend_coverage"] == {
+        "1 days": pytest.approx(1 / 9),
+        "3 days": pytest.approx(4 / 9),
+        "7 days": pytest.approx(6 / 9),
+    }

@@ -58,7 +58,7 @@ def other_rating(ratings: pd.Series) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def observations(whole) -> pd.DataFrame:
-    return whole.project.load("observations")
+    return whole.project.load("observations").to_pandas().sort_values("event_id", ignore_index=True)
 
 
 # --- Labels ---

@@ -8,6 +8,7 @@ UP_TO_THE_LABELS = {
     "prepare_model",
     "read_source",
     "embed_items",
+    "embed_queries",
     "observe",
     "retrieve_candidates",
     "label_candidates",
@@ -72,7 +73,7 @@ def test_two_needs_at_once(done) -> None:
 
 def test_a_stage_alone_makes_what_it_needs(fresh) -> None:
     run = fresh.command("--pipeline=critic")
-    upstream = {"read_source", "embed_items", "observe", "retrieve_candidates", "label_candidates"}
+    upstream = {"read_source", "embed_items", "embed_queries", "observe", "retrieve_candidates", "label_candidates"}
     assert run.ran == upstream | {"fit_critic", "plot_critic", "predict_gains", "complete_gains"}
     assert fresh.load("training_gains")["need"].unique().tolist() == ["trend"]
     # several, in Kedro's other way of asking

@@ -89,7 +89,8 @@ def test_every_output_loads_and_validates(whole, outputs) -> None:
         "summary",
         "warm_up_curve",
     }
-    assert all(len(values[name]) for name in tables)
+    # this dataset has no queries, and no counts of a platform
+    assert {name for name in tables if values[name].empty} == {"queries", "query_embeddings", "daily_counts"}
     assert all(any(values[name].iterdir()) for name in ("base_model", "critic", "warm_up_policy", "policy"))
 
 

@@ -26,11 +26,13 @@ def labelled() -> pd.DataFrame:
             "history_items": [[10, 13], []],
             "history_engagements": [[4.0, 5.0], []],
             "candidates": [[12, 11], [13, 10, 12]],
+            "query": ["", "big crime"],
             "similarity": [[0.5, 0.25], [0.1, 0.2, 0.3]],
             "niche": [[0, 1], [1, 1, 0]],
             "trend": [[2, 0], [0, 0, 0]],
             "popularity": [[7, 8], [1, 2, 3]],
             "quality": [[3.5, 3.25], [3.0, 3.0, 3.0]],
+            "recency": [[0.5, 0.25], [0.0, 1.0, 0.0]],
             "observed_engagement": [[4.0, np.nan], [np.nan] * 3],
         }
     )
@@ -46,8 +48,8 @@ def changed(column: str, row: int, value: object) -> pd.DataFrame:
 
 def test_the_first_instance_by_hand():
     first, second = read_instances(labelled(), ITEMS)
-    signals = {"similarity": 0.5, "niche": 0.0, "trend": 2.0, "popularity": 7.0, "quality": 3.5}
-    others = {"similarity": 0.25, "niche": 1.0, "trend": 0.0, "popularity": 8.0, "quality": 3.25}
+    signals = {"similarity": 0.5, "niche": 0.0, "trend": 2.0, "popularity": 7.0, "quality": 3.5, "recency": 0.5}
+    others = {"similarity": 0.25, "niche": 1.0, "trend": 0.0, "popularity": 8.0, "quality": 3.25, "recency": 0.25}
     assert first == Instance(
         instance_id=5,
         user_id=1,
@@ -58,13 +60,14 @@ def test_the_first_instance_by_hand():
         ),
         candidates=(Candidate(12, "Clue (1985)", (), signals), Candidate(11, "Alien (1979)", ("Horror",), others)),
     )
-    assert (second.instance_id, second.history) == (3, ())
+    assert (second.instance_id, second.history, second.query) == (3, (), "big crime")
+    assert first.query == ""
     assert [candidate.item_id for candidate in second.candidates] == [13, 10, 12]
 
 
 def test_no_label_gets_into_an_instance():
     assert "engagement" not in CANDIDATE_SIGNALS
-    assert set(CANDIDATE_SIGNALS) == {"similarity", "niche", "trend", "popularity", "quality"}
+    assert set(CANDIDATE_SIGNALS) == {"similarity", "niche", "trend", "popularity", "quality", "recency"}
     loud = labelled()
     loud["observed_engagement"] = [[1e9, 1e9], [1e9] * 3]
     assert read_instances(loud, ITEMS) == read_instances(labelled(), ITEMS)

@@ -45,7 +45,7 @@ NEEDS = {name: Need.model_validate(spec) for name, spec in METHOD.items()}
 
 
 def test_signals_of_the_contract():
-    assert SIGNALS == ("engagement", "similarity", "niche", "trend", "popularity", "quality")
+    assert SIGNALS == ("engagement", "similarity", "niche", "trend", "popularity", "quality", "recency")
 
 
 def test_interest_is_the_engagement_gain_with_its_variance():
@@ -249,7 +249,11 @@ def test_engagement_twice_in_a_term_is_refused():
 @pytest.mark.parametrize(
     ("block", "key", "message"),
     [
-        (Factor, {"signal": "freshness"}, "'engagement', 'similarity', 'niche', 'trend', 'popularity' or 'quality'"),
+        (
+            Factor,
+            {"signal": "freshness"},
+            "'engagement', 'similarity', 'niche', 'trend', 'popularity', 'quality' or 'recency'",
+        ),
         (Factor, {"signal": "trend", "normalize": "minmax"}, "Extra inputs"),
         (Factor, {"signal": "trend", "scale": float("nan")}, "finite"),
         (Term, {"factors": []}, "at least 1"),

@@ -31,11 +31,13 @@ LABELLED = pd.DataFrame(
         "history_items": [[10], [], [10, 12]],
         "history_engagements": [[4.0], [], [5.0, 1.0]],
         "candidates": [[12, 11], [11, 13, 10], [11]],
+        "query": ["", "red shoes", ""],
         "similarity": [[0.5, -0.2], [0.1, 0.2, 0.3], [0.9]],
         "niche": [[0, 1], [1, 0, 0], [1]],
         "trend": [[3, 0], [0, 0, 1], [0]],
         "popularity": [[9, 8], [1, 2, 3], [4]],
         "quality": [[3.4, 3.5], [3.0, 3.1, 3.2], [2.9]],
+        "recency": [[0.0, 1.0], [0.5, 0.25, 0.1], [0.02]],
         "observed_engagement": [[NAN, 4.0], [NAN, NAN, NAN], [NAN]],
     }
 )
@@ -48,8 +50,13 @@ TABLES = {
             "title": ["Heat (1995)", "Alien (1979)"],
             "text": ["Heat 1995 Crime", "Alien 1979 Horror"],
             "topics": [["Crime", "Drama"], []],
+            "released": [1995.0, NAN],
         }
     ),
+    "Queries": pd.DataFrame({"user_id": [1, 2], "query": ["red shoes", "tent"], "split": ["test", None]}, dtype=object)
+    .astype({"user_id": "int64"})
+    .astype({"query": "str", "split": "str"}),
+    "DailyCounts": pd.DataFrame({"item_id": [10, 10], "timestamp": [0, 86_400], "count": [5, 0]}),
     "Observations": INTERACTIONS.assign(observed=[True, False, True], split=["train", "test", "train"]),
     "ItemEmbeddings": pd.DataFrame(
         {
@@ -57,6 +64,7 @@ TABLES = {
             "embedding": [np.array([0.6, 0.8], dtype=np.float32), np.array([1.0, 0.0], dtype=np.float32)],
         }
     ),
+    "QueryEmbeddings": pd.DataFrame({"user_id": [1], "embedding": [np.array([0.6, 0.8], dtype=np.float32)]}),
     "Instances": pd.DataFrame(
         {
             "instance_id": [0, 1],
@@ -66,6 +74,7 @@ TABLES = {
             "history_items": [[10, 10], []],
             "history_engagements": [[4.0, 5.0], []],
             "candidates": [[12, 11], [11, 13, 10]],
+            "query": ["", "red shoes"],
             "similarities": [[0.5, 0.5], [0.3, 0.2, -0.1]],
         }
     ),
@@ -266,9 +275,23 @@ def test_bad_columns_are_refused_with_their_place(column, values, message):
         ("Instances", "history_engagements", 0, [4.0], "history_engagements must have the same length"),
         ("LabelledInstances", "niche", 0, [0, 2], "a list of 0 and 1"),
         ("LabelledInstances", "trend", 2, [-1], r"row 2 \(instance_id 2\): .*none negative"),
-        ("LabelledInstances", "popularity", 2, [1, 2], "popularity, quality, observed_engagement must have the same"),
+        (
+            "LabelledInstances",
+            "popularity",
+            2,
+            [1, 2],
+            "popularity, quality, recency, observed_engagement must have the same",
+        ),
         ("LabelledInstances", "quality", 2, [NAN], "finite"),
         ("LabelledInstances", "quality", 2, ["x"], "a list of finite numbers"),
+        ("LabelledInstances", "recency", 2, [-0.1], "none negative"),
+        ("LabelledInstances", "query", 1, None, "column query, row 1 .*a value is missing"),
+        ("Items", "released", 0, np.inf, "a finite year is needed, or NaN"),
+        ("Queries", "query", 1, " ", r"row 1 \(user_id 2\): a text is needed, this one is blank"),
+        ("Queries", "user_id", 1, 1, "user_id must be unique"),
+        ("Queries", "split", 0, "dev", "isin"),
+        ("DailyCounts", "count", 0, -1, r"greater_than_or_equal_to\(0\); found -1"),
+        ("DailyCounts", "timestamp", 1, 0, "item_id, timestamp must be unique"),
         ("LabelledInstances", "observed_engagement", 0, [np.inf, 1.0], "never infinite"),
         ("LabelledInstances", "observed_engagement", 2, [3.0], r"instance_id 2\): .*labels would leak"),
         ("LabelledInstances", "observed_engagement", 1, [NAN, NAN, 3.0], "labels would leak"),

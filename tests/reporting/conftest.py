@@ -54,6 +54,7 @@ def make_world(users: int = USERS, seed: int = 0) -> SimpleNamespace:
                 "user_id": instance // 2,
                 "split": "test",
                 "query_time": 1_000_000 + instance,
+                "query": "",
                 "history_items": drawn[K : K + 3].tolist(),
                 "history_engagements": generator.integers(1, 6, 3).astype(float).tolist(),
                 "candidates": drawn[:K].tolist(),
@@ -62,6 +63,7 @@ def make_world(users: int = USERS, seed: int = 0) -> SimpleNamespace:
                 "trend": generator.poisson(5, K).tolist(),
                 "popularity": generator.poisson(40, K).tolist(),
                 "quality": generator.uniform(1, 5, K).tolist(),
+                "recency": generator.uniform(0, 1, K).tolist(),
                 "observed_engagement": [float("nan")] * K,
             }
         )

@@ -11,10 +11,13 @@ INSTANCES = pd.DataFrame(
         "user_id": range(4),
         "split": "test",
         "query_time": 100,
+        "query": "",
         "history_items": [[9, 8]] * 4,
         "history_engagements": [[1.0, 5.0]] * 4,
         "candidates": [[1, 2, 3]] * 4,
-        **{name: [[0.1, 0.2, 0.3]] * 4 for name in ("similarity", "niche", "trend", "popularity", "quality")},
+        **{
+            name: [[0.1, 0.2, 0.3]] * 4 for name in ("similarity", "niche", "trend", "popularity", "quality", "recency")
+        },
     }
 )
 ITEMS = pd.DataFrame({"item_id": range(10), "title": [f"T{n}" for n in range(10)], "topics": [["Drama"]] * 10})

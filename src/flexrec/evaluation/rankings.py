@@ -11,9 +11,8 @@ from flexrec.errors import InputError
 from flexrec.ranking import metrics
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind, engagement_gain
+from flexrec.ranking.instances import CANDIDATE_SIGNALS
 from flexrec.ranking.needs import Need, need_gains
-
-_SHOWN_SIGNALS = (Columns.SIMILARITY, Columns.NICHE, Columns.TREND, Columns.POPULARITY, Columns.QUALITY)
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _read_labelled(labelled_instances: pd.DataFrame, true_labels: pd.DataFrame) 
         values = np.asarray(engagement, dtype=np.float64)
         if values.shape != candidates.shape:
             raise InputError(f"{where} has {len(values)} labels for {len(candidates)} candidates.")
-        signals = {name: np.asarray(row[name], dtype=np.float64) for name in _SHOWN_SIGNALS}
+        signals: dict[str, np.ndarray] = {name: np.asarray(row[name], dtype=np.float64) for name in CANDIDATE_SIGNALS}
         yield _Labelled(int(instance_id), int(row[Columns.USER_ID]), candidates, values, signals)
 
 

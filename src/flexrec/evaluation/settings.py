@@ -3,12 +3,14 @@
 from pydantic import Field
 
 from flexrec.config import Settings
+from flexrec.retrieval.star import StarScoringSettings
 
 
 class EvaluationSettings(Settings):
     """What is compared and how."""
 
     baselines: tuple[str, ...] = Field(description="Names in `flexrec.baselines.BASELINES`")
+    star: StarScoringSettings = Field(StarScoringSettings(), description="Weights of the baseline `star`")
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the users")
     permutations: int = Field(10000, ge=100, description="Sign flips of the paired test")

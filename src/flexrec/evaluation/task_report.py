@@ -1,5 +1,6 @@
 """What a ranking task looks like before any model has seen it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import dcg, discounts, engagement_gain, ideal_dcg
 from flexrec.ranking.task import TaskSettings
 from flexrec.retrieval.signals import trend_coverage
+from flexrec.tabular import Table, as_table
 
 
 def expected_random_ndcg(gains: Float[np.ndarray, "*batch K"], k: int) -> Float[np.ndarray, "*batch"]:
@@ -30,9 +32,12 @@ def expected_random_ndcg(gains: Float[np.ndarray, "*batch K"], k: int) -> Float[
 def describe_task(
     labelled_instances: pd.DataFrame,
     true_labels: pd.DataFrame,
-    observations: pd.DataFrame,
+    observations: Table | pd.DataFrame,
     gains: pd.DataFrame,
     task: TaskSettings,
+    *,
+    daily_counts: pd.DataFrame | None = None,
+    dropped: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Size of the task, how informative its signals are, and what a random and the retriever's order score.
 
@@ -42,13 +47,20 @@ def describe_task(
         observations: The common table.
         gains: True gains of the held-out instances.
         task: What the task was made with.
+        daily_counts: The common table, where the trend is the platform's own count.
+        dropped: Rule in words -> rows that the source dropped or repaired by it.
 
     Returns:
         Plain values, ready for JSON; the scores are means over the test instances.
     """
     test = labelled_instances[labelled_instances[Columns.SPLIT] == "test"].set_index(Columns.INSTANCE_ID)
     windows = sorted({1.0, 7.0, float(task.trend_window_days)})
-    coverage = trend_coverage(labelled_instances, observations, days=windows)
+    coverage = trend_coverage(labelled_instances, observations, days=windows, daily_counts=daily_counts)
+    table = as_table(observations)
+    totals = table.aggregate(
+        rows=table.count(), observed=table.count(where=table[Columns.OBSERVED]), users=table[Columns.USER_ID].nunique()
+    )
+    size = totals.to_pandas().iloc[0]
     engagement = pd.DataFrame(
         {
             Columns.INSTANCE_ID: true_labels[Columns.INSTANCE_ID],
@@ -65,9 +77,10 @@ def describe_task(
     }
     counts = labelled_instances[Columns.SPLIT].value_counts()
     return {
-        "interactions": len(observations),
-        "observed_share": float(observations[Columns.OBSERVED].mean()),
-        "users": int(observations[Columns.USER_ID].nunique()),
+        "interactions": int(size["rows"]),
+        "observed_share": float(size["observed"] / size["rows"]),
+        "users": int(size["users"]),
+        "dropped": dict(dropped or {}),
         "instances": {str(split): int(count) for split, count in sorted(counts.items())},
         "candidates_per_instance": float(labelled_instances[Columns.CANDIDATES].map(len).mean()),
         "trend_coverage": {f"{window:g} days": share for window, share in coverage.items()},
@@ -96,6 +109,7 @@ def task_text(report: dict[str, Any]) -> str:
         f"{report['interactions']:,} interactions of {report['users']:,} users, "
         f"{report['observed_share']:.1%} of them observed",
         f"instances: {instances}; {report['candidates_per_instance']:g} candidates each",
+        *(f"{rule}: {rows:,}" for rule, rows in report["dropped"].items() if rows),
         f"candidates that somebody took up before the query: {coverage}",
         "NDCG@5/10/30 on test instances" + " " * 8 + "random order      retriever's order",
     ]

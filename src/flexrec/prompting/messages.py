@@ -7,7 +7,7 @@ new line, or look like the end of a candidate's line.
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 
 import numpy as np
@@ -51,24 +51,27 @@ def build_messages(instance: Instance, need: Need, settings: PromptSettings) -> 
     """
     candidates = instance.candidates
     names = identifiers(settings.identifiers, len(candidates))
-    clean = _cleaner(settings)
-    shown = _shown_signals(instance, settings)
+    clean = _cleaner(settings, settings.max_query_chars if instance.query else settings.max_title_chars)
+    shown = _shown_signals(instance, need, settings)
     lines = [
         _candidate_line(candidate, signals, name, settings, clean)
         for candidate, signals, name in zip(candidates, shown, names, strict=True)
     ]
     recent = instance.history[max(0, len(instance.history) - settings.max_history) :]
     history = [_history_line(item, settings, clean) for item in recent] or [settings.no_history]
-    request = {"count": str(len(candidates)), "identifiers": settings.identifiers}
+    nouns = {"items": settings.items, "Items": settings.items[:1].upper() + settings.items[1:]}
+    request = {"count": str(len(candidates)), "identifiers": settings.identifiers, **nouns}
     template = settings.reasoning_request if settings.reasoning else settings.answer_request
     values = {
         **request,
         "request": fill_template(template, request),
-        "instruction": neutralise(need.instruction, settings.special_tokens),
+        "instruction": neutralise(_instruction(need, nouns), settings.special_tokens),
         "history": "\n".join(history),
+        "query": clean(instance.query) or settings.no_query,
         "candidates": "\n".join(lines),
     }
-    messages = [{"role": "user", "content": fill_template(settings.user, values)}]
+    user = settings.user_query if instance.query else settings.user
+    messages = [{"role": "user", "content": fill_template(user, values)}]
     if settings.system:
         messages.insert(0, {"role": "system", "content": fill_template(settings.system, values)})
     return messages
@@ -101,7 +104,15 @@ def neutralise(text: str, special_tokens: Sequence[str] = ()) -> str:
     return line
 
 
-def _cleaner(settings: PromptSettings) -> Callable[[str], str]:
+def _instruction(need: Need, nouns: Mapping[str, str]) -> str:
+    """The need's instruction with the dataset's noun in it; other braces stay as they are."""
+    text = need.instruction
+    for name, noun in nouns.items():
+        text = text.replace(f"{{{name}}}", noun)
+    return text
+
+
+def _cleaner(settings: PromptSettings, limit: int) -> Callable[[str], str]:
     """Data as it may stand in a line: neutralised, cut, and without anything that looks like a line's identifier."""
     pieces = list(Formatter().parse(settings.line))
     place = [field for _, field, _, _ in pieces].index("id")
@@ -118,8 +129,8 @@ def _cleaner(settings: PromptSettings) -> Callable[[str], str]:
 
     def clean(text: str) -> str:
         line = neutralise(text, settings.special_tokens)
-        if len(line) > settings.max_title_chars:
-            line = line[: settings.max_title_chars - 1].rstrip() + "…"
+        if len(line) > limit:
+            line = line[: limit - 1].rstrip() + "…"
         while forged.search(line):
             line = " ".join(forged.sub(harmless, line).split())
         return line
@@ -156,10 +167,12 @@ def _topics(topics: Sequence[str], settings: PromptSettings, clean: Callable[[st
     return clean(settings.topics_separator.join(topics)) or settings.no_topics
 
 
-def _shown_signals(instance: Instance, settings: PromptSettings) -> list[str]:
+def _shown_signals(instance: Instance, need: Need, settings: PromptSettings) -> list[str]:
     """The signals' part of every candidate's line."""
+    used = {factor.signal for term in need.terms for factor in term.factors} - set(settings.signals)
+    asked = {name: displays for name, displays in settings.signals_of_need.items() if name in used}
     columns = []
-    for signal, displays in settings.signals.items():
+    for signal, displays in settings.available(settings.signals | asked).items():
         values = _signal_values(instance, signal)
         columns += [_show(values, display) for display in displays]
     return [

@@ -17,8 +17,10 @@ Words = TypeVar("Words", bound=tuple[str, ...])
 
 LINE_FIELDS = ("title", "topics", "signals", "id")
 HISTORY_FIELDS = ("title", "topics", "engagement")
-REQUEST_FIELDS = ("count", "identifiers")
+NOUN_FIELDS = ("items", "Items")
+REQUEST_FIELDS = ("count", "identifiers", *NOUN_FIELDS)
 MESSAGE_FIELDS = ("instruction", "history", "candidates", "request", *REQUEST_FIELDS)
+QUERY_FIELDS = ("instruction", "query", "candidates", "request", *REQUEST_FIELDS)
 
 
 class _Display(Settings):
@@ -110,9 +112,13 @@ class PromptSettings(Settings):
     """Layout of the prompt and form of the answer.
 
     Templates take the fields named in their description and nothing else; literal braces are doubled. Everything that
-    can be shown is known at request time: the signals of a candidate, never its engagement.
+    can be shown is known at request time: the signals of a candidate, never its engagement. An instance with a query
+    is shown with `user_query`, one with a history with `user`.
     """
 
+    items: str = Field(
+        default="items", min_length=1, description="What the dataset's items are called, plural: {items} and {Items}."
+    )
     identifiers: IdentifierKind = Field(
         default="letters", description="Names of the candidates: single-token letters (at most 52), or numbers."
     )
@@ -128,13 +134,24 @@ class PromptSettings(Settings):
         default_factory=_default_signals,
         description="Which signals are shown, in this order, and how: name of the signal to one display or several.",
     )
+    signals_of_need: dict[str, Displays] = Field(
+        default_factory=dict,
+        description="Which signals are shown behind those, but only where the need uses them.",
+    )
+    unavailable_signals: tuple[str, ...] = Field(
+        default=(), description="Signals that the dataset does not have: never shown."
+    )
     signals_separator: str = Field(default=", ", description="Between the displays of a line.")
     topics_separator: str = Field(default="/", description="Between the topics of an item.")
     no_topics: str = Field(default="no topic", description="Shown for an item without topics.")
     no_title: str = Field(default="untitled", description="Shown for an item whose title is empty.")
     no_history: str = Field(default="none", description="Shown for an empty history.")
     max_history: int = Field(default=10, ge=0, description="Most recent history items shown.")
+    no_query: str = Field(default="none", description="Shown for a query without any character that can be shown.")
     max_title_chars: int = Field(default=60, ge=4, description="Titles and topics are cut to so many characters.")
+    max_query_chars: int = Field(
+        default=60, ge=4, description="The same for an instance with a query, the query itself included."
+    )
     special_tokens: tuple[str, ...] = Field(
         default=("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "[TOOL_RESULTS]"),
         description="Control tokens without angle brackets that must not come out of a title.",
@@ -145,7 +162,12 @@ class PromptSettings(Settings):
             "The user's history, oldest first:\n{history}\n\nCandidates:\n{candidates}\n\n"
             "Task: {instruction}\n{request}"
         ),
-        description="User message: {instruction} and {candidates}, with {history}, {request}, {count}, {identifiers}.",
+        description="User message: {instruction} and {candidates}, with {history}, {request}, {count}, {identifiers}, "
+        "{items}, {Items}.",
+    )
+    user_query: str = Field(
+        default="The user searches for: {query}\n\nCandidates:\n{candidates}\n\nTask: {instruction}\n{request}",
+        description="User message of an instance with a query: {query} in the place of {history}.",
     )
     reasoning: bool = Field(default=False, description="Whether the answer is <think>...</think><answer>...</answer>.")
     answer_request: str = Field(
@@ -186,12 +208,24 @@ class PromptSettings(Settings):
     def _user(cls, text: str) -> str:
         return check_template(text, name="user", allowed=MESSAGE_FIELDS, required=("instruction", "candidates"))
 
+    @field_validator("user_query")
+    @classmethod
+    def _user_query(cls, text: str) -> str:
+        return check_template(
+            text, name="user_query", allowed=QUERY_FIELDS, required=("instruction", "query", "candidates")
+        )
+
+    @field_validator("items")
+    @classmethod
+    def _items(cls, items: str) -> str:
+        return _one_line(items, "items")
+
     @field_validator("answer_request", "reasoning_request")
     @classmethod
     def _request(cls, text: str) -> str:
         return check_template(text, name="request", allowed=REQUEST_FIELDS)
 
-    @field_validator("signals")
+    @field_validator("signals", "signals_of_need")
     @classmethod
     def _known_signals(cls, signals: dict[str, Displays]) -> dict[str, Displays]:
         for name in signals:
@@ -215,7 +249,16 @@ class PromptSettings(Settings):
             raise ValueError(f"line {self.line!r} has no {{signals}}: the signals would never be shown")
         if shown and not self.signals:
             raise ValueError(f"line {self.line!r} has {{signals}}, but signals names none")
+        if shown and not self.available(self.signals):
+            raise ValueError(
+                f"line {self.line!r} has {{signals}}, but the dataset has none of {', '.join(self.signals)}: "
+                "take {signals} out of the line, or show other ones"
+            )
         return self
+
+    def available(self, signals: dict[str, Displays]) -> dict[str, Displays]:
+        """Those of the signals that the dataset has."""
+        return {name: displays for name, displays in signals.items() if name not in self.unavailable_signals}
 
 
 def _one_line(text: str, name: str) -> str:

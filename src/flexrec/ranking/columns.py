@@ -18,7 +18,14 @@ class Columns:
     TITLE = "title"
     TEXT = "text"
     TOPICS = "topics"
+    RELEASED = "released"
     EMBEDDING = "embedding"
+
+    # queries, and the text that stands for a history in an instance
+    QUERY = "query"
+
+    # daily_counts
+    COUNT = "count"
 
     # instances
     INSTANCE_ID = "instance_id"
@@ -34,6 +41,7 @@ class Columns:
     TREND = "trend"
     POPULARITY = "popularity"
     QUALITY = "quality"
+    RECENCY = "recency"
     OBSERVED_ENGAGEMENT = "observed_engagement"
 
     # gains, predictions

@@ -24,7 +24,8 @@ class Candidate:
     title: str
     topics: tuple[str, ...]
     signals: Mapping[str, float] = field(hash=False)
-    """`similarity`, `niche` (0 or 1), `trend` (count), `popularity` (count), `quality` (engagement scale)."""
+    """`similarity`, `niche` (0 or 1), `trend` (count), `popularity` (count), `quality` (engagement scale), `recency`
+    (0 to 1)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Instance:
     """Oldest first, the most recent last; may be empty."""
     candidates: tuple[Candidate, ...]
     """In the order of the prompt."""
+    query: str = ""
+    """What the user asks for in words; empty where the context is the history."""
 
 
 def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> list[Instance]:
@@ -75,6 +78,7 @@ def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> lis
             Columns.HISTORY_ITEMS,
             Columns.HISTORY_ENGAGEMENTS,
             Columns.CANDIDATES,
+            Columns.QUERY,
             *CANDIDATE_SIGNALS,
         ),
     )
@@ -107,6 +111,7 @@ def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> lis
                     Candidate(item, *known[item], dict(zip(CANDIDATE_SIGNALS, values, strict=True)))
                     for item, *values in zip(candidate_ids, *signals, strict=True)
                 ),
+                query=_query(columns[Columns.QUERY][row], place),
             )
         )
     return instances
@@ -156,6 +161,14 @@ def _item_ids(
             f"({len(unknown)} of {len(ids)} are not); make both tables from the same source"
         )
     return ids
+
+
+def _query(cell: object, place: str) -> str:
+    if not isinstance(cell, str):
+        raise InputError(
+            f"{place}, column {Columns.QUERY}: a text is needed, empty where there is none; found {cell!r}"
+        )
+    return cell
 
 
 def _numbers(cell: Sequence[float], length: int, place: str, column: str) -> list[float]:

@@ -18,8 +18,10 @@ from pydantic import Field, model_validator
 from flexrec.config import Settings
 from flexrec.errors import InputError
 
-Signal = Literal["engagement", "similarity", "niche", "trend", "popularity", "quality"]
+Signal = Literal["engagement", "similarity", "niche", "trend", "popularity", "quality", "recency"]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+Context = Literal["history", "query"]
+"""What a request begins from: what the user engaged with before, or what it asks for in words."""
 ALL_NEEDS = "all"
 
 
@@ -72,6 +74,7 @@ class Need(Settings):
     instruction: str = Field(min_length=1, description="What the model is told to look for.")
     terms: tuple[Term, ...] = Field(min_length=1, description="Summed; the sum is cut at 0.")
     relevant: Relevance = Field(description="Which candidates count for recall, precision and MRR.")
+    context: Context = Field("history", description="What a request of this need begins from.")
 
 
 def uses_engagement(need: Need) -> bool:

@@ -4,10 +4,13 @@ Strict: no column may be absent or extra. Harmless conversions are made (integer
 integers, text in object or categorical columns, row labels); anything that would change a value is refused. A list
 cell may be a Python list or tuple (before saving) or a numpy array (read back from Parquet). A refusal is one
 `InputError` that names table, column, row, key and rule.
+
+The two tables that may be too large for memory are checked by the engine that holds them: columns and types always
+(`validate_types`), values by one query when the table is written (`validate_values`).
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,9 @@ from pandera.errors import SchemaError, SchemaErrorReason
 
 from flexrec.errors import InputError
 from flexrec.ranking.columns import SPLITS
+
+if TYPE_CHECKING:
+    import ibis
 
 UNIT_NORM_TOLERANCE = 1e-3  # room for encoders that normalise in half precision
 ORDER_TOLERANCE = 1e-6  # room for scores recomputed in float32
@@ -80,6 +86,40 @@ class Table(pa.DataFrameModel):
             return super().validate(frame, head, tail, sample, random_state)
         except SchemaError as error:
             raise InputError(cls._explained(error, frame)) from error
+
+    @classmethod
+    def validate_types(cls, table: "ibis.Table") -> "ibis.Table":
+        """Check the columns and types of an engine's table; no value is read.
+
+        Returns:
+            The table with its columns in the model's order and types.
+
+        Raises:
+            InputError: A column is missing, not expected, or of a type that would have to change values.
+        """
+        columns = cls.to_schema().columns
+        for name in [*columns, *table.columns]:
+            if name not in table.columns or name not in columns:
+                fault = "missing" if name in columns else "not expected"
+                raise InputError(
+                    f"table {cls.table_name()}, column {name}: the column is {fault}; "
+                    f"the columns are {', '.join(columns)}"
+                )
+        wanted = {name: _dtype_name(column.dtype) for name, column in columns.items()}
+        for name, dtype in wanted.items():
+            found = table[name].type()
+            fits = {"int64": found.is_integer, "float64": found.is_numeric, "bool": found.is_boolean}
+            if not fits.get(dtype, found.is_string)():
+                raise InputError(f"table {cls.table_name()}, column {name}: {dtype} is needed, the type is {found}")
+        # a type that is right already is not cast
+        return table.select(
+            [
+                table[name]
+                if dtype in ("bool", "str") or str(table[name].type()) == dtype
+                else table[name].cast(dtype).name(name)
+                for name, dtype in wanted.items()
+            ]
+        )
 
     @classmethod
     def table_name(cls) -> str:
@@ -291,6 +331,48 @@ class Interactions(Table):
 
         name = "interactions"
 
+    @classmethod
+    def validate_values(cls, table: "ibis.Table") -> None:
+        """Check the values of an engine's table, all rules in one query.
+
+        That `event_id` follows the time is not among them: it would take a sort, and the ids are made by one.
+
+        Raises:
+            InputError: Names the rule and the row with the lowest event_id that breaks it.
+        """
+        table = cls.validate_types(table)
+        number = table["engagement"]
+        rules = [(name, table[name].isnull(), "a value is missing") for name in table.columns]
+        rules.append(("engagement", number.isnan() | number.isinf(), "a finite number is needed"))
+        rules.append(("timestamp", table["timestamp"] < 0, "greater_than_or_equal_to(0)"))
+        key = table["event_id"]
+        counts = [table.count(where=broken).name(f"count_{place}") for place, (_, broken, _) in enumerate(rules)]
+        firsts = [key.min(where=broken).name(f"first_{place}") for place, (_, broken, _) in enumerate(rules)]
+        found = table.aggregate(counts + firsts).to_pandas().iloc[0]
+        for place, (column, _, rule) in enumerate(rules):
+            count, first = int(found[f"count_{place}"]), found[f"first_{place}"]
+            if not count:
+                continue
+            where, value = "", ""
+            if pd.notna(first):
+                row = table.filter(key == int(first)).limit(1).to_pandas().iloc[0]
+                where, value = f", event_id {int(first)}", f"; found {_short(row[column])}"
+            more = f" ({count} rows break this rule)" if count > 1 else ""
+            raise InputError(f"table {cls.table_name()}, column {column}{where}: {rule}{value}{more}")
+
+    @classmethod
+    def validate_numbers(cls, is_numbered: Callable[[str], bool]) -> None:
+        """Refuse ids of events that are not 0, 1, 2, ..., each once.
+
+        Args:
+            is_numbered: Whether a column of the table is; how that is found depends on the engine.
+
+        Raises:
+            InputError: They are not.
+        """
+        if not is_numbered("event_id"):
+            raise InputError(f"table {cls.table_name()}, column event_id: must be the rank of every row: 0, 1, 2, ...")
+
     @pa.dataframe_check(name="order", error="event_id must follow the timestamp (rank in time, then file order)")
     @classmethod
     def _in_order(cls, frame: pd.DataFrame) -> pd.Series:
@@ -306,6 +388,7 @@ class Items(Table):
     title: str = pa.Field(description="short, shown in prompts")
     text: str = pa.Field(description="for the text encoder")
     topics: object = pa.Field(description="list of texts, may be empty")
+    released: float = pa.Field(nullable=True, description="year, with a fraction where the day is known; NaN: unknown")
 
     _key = ("item_id",)
     _topics = _lists("texts", "topics")
@@ -315,6 +398,43 @@ class Items(Table):
         """Pandera's settings."""
 
         name = "items"
+
+    @pa.check("released", name="released", error="a finite year is needed, or NaN where it is unknown")
+    @classmethod
+    def _finite_year(cls, values: pd.Series) -> pd.Series:
+        return pd.Series(~np.isinf(values.to_numpy()), index=values.index)
+
+
+class Queries(Table):
+    """The texts of users that ask in words; empty where a dataset has none."""
+
+    user_id: int = pa.Field(unique=True)
+    query: str
+    split: str = pa.Field(isin=SPLITS, nullable=True, description="missing: dealt by the seed")
+
+    _key = ("user_id",)
+    _query = _text("query")
+
+    class Config:
+        """Pandera's settings."""
+
+        name = "queries"
+
+
+class DailyCounts(Table):
+    """The platform's own plays per item and day; empty where a dataset has none."""
+
+    item_id: int
+    timestamp: int = pa.Field(ge=0, description="epoch seconds of the day's begin, UTC")
+    count: int = pa.Field(ge=0)
+
+    _key = ("item_id", "timestamp")
+
+    class Config:
+        """Pandera's settings."""
+
+        name = "daily_counts"
+        unique: ClassVar[list[str]] = ["item_id", "timestamp"]
 
 
 class Observations(Interactions):
@@ -328,26 +448,44 @@ class Observations(Interactions):
 
         name = "observations"
 
+    @classmethod
+    def validate_marks(cls, observed: "ibis.Table", splits: "ibis.Table") -> None:
+        """Check what is added to the interactions: `observed` (event_id) and `splits` (user_id, split).
+
+        Raises:
+            InputError: An event or a user occurs twice, a split is unknown, or nothing is observed.
+        """
+        name, event, user = cls.table_name(), observed["event_id"], splits["user_id"]
+        events = observed.aggregate(rows=event.count(), distinct=event.nunique()).to_pandas().iloc[0]
+        if not 0 < events["rows"] == events["distinct"]:
+            raise InputError(
+                f"table {name}, column observed: {events['rows']} events, {events['distinct']} of them distinct"
+            )
+        wrong = splits["split"].isnull() | ~splits["split"].isin(SPLITS)
+        users = splits.aggregate(rows=splits.count(), distinct=user.nunique(), wrong=splits.count(where=wrong))
+        found = users.to_pandas().iloc[0]
+        if found["wrong"]:
+            first = splits.filter(wrong).order_by("user_id").limit(1).to_pandas().iloc[0]
+            raise InputError(
+                f"table {name}, column split, user_id {first['user_id']}: isin({list(SPLITS)}); "
+                f"found {_short(first['split'])} ({found['wrong']} users)"
+            )
+        if found["rows"] != found["distinct"]:
+            raise InputError(f"table {name}, column split: a user must be in one split only")
+
     @pa.dataframe_check(name="one_split", error="a user must be in one split only")
     @classmethod
     def _one_split(cls, frame: pd.DataFrame) -> pd.Series:
         return frame["split"] == frame.groupby("user_id")["split"].transform("first")
 
 
-class ItemEmbeddings(Table):
-    """Text embeddings."""
+class _Embeddings(Table):
+    """Unit vectors of texts."""
 
-    item_id: int = pa.Field(unique=True)
     embedding: object = pa.Field(description="float32, unit norm")
 
-    _key = ("item_id",)
     _embedding = _lists("finite", "embedding")
     _some = _not_empty("embedding")
-
-    class Config:
-        """Pandera's settings."""
-
-        name = "item_embeddings"
 
     @pa.check("embedding", name="size", error="every embedding must have the same number of dimensions")
     @classmethod
@@ -363,6 +501,32 @@ class ItemEmbeddings(Table):
         )
 
 
+class ItemEmbeddings(_Embeddings):
+    """Text embeddings of the items."""
+
+    item_id: int = pa.Field(unique=True)
+
+    _key = ("item_id",)
+
+    class Config:
+        """Pandera's settings."""
+
+        name = "item_embeddings"
+
+
+class QueryEmbeddings(_Embeddings):
+    """Text embeddings of the queries; empty where a dataset has none."""
+
+    user_id: int = pa.Field(unique=True)
+
+    _key = ("user_id",)
+
+    class Config:
+        """Pandera's settings."""
+
+        name = "query_embeddings"
+
+
 class _Requests(Table):
     """The columns that instances have before and after labelling."""
 
@@ -373,6 +537,7 @@ class _Requests(Table):
     history_items: object = pa.Field(description="oldest first, most recent last")
     history_engagements: object = pa.Field()
     candidates: object = pa.Field()
+    query: str = pa.Field(description="what is asked in words; empty where the context is the history")
 
     _key = ("instance_id",)
     _ids = _lists("ids", "history_items", "candidates")
@@ -410,13 +575,23 @@ class LabelledInstances(_Requests):
     trend: object = pa.Field(description="count")
     popularity: object = pa.Field(description="count")
     quality: object = pa.Field(description="shrunken mean engagement")
+    recency: object = pa.Field(description="1 / (1 + age in years), 0 where the year is unknown")
     observed_engagement: object = pa.Field(description="NaN where unobserved; all NaN outside training")
 
     _finite = _lists("finite", "similarity", "quality")
     _flags = _lists("flags", "niche")
-    _counts = _lists("non-negative", "trend", "popularity")
+    _counts = _lists("non-negative", "trend", "popularity", "recency")
     _labels = _lists("finite or NaN", "observed_engagement")
-    _length = _same_length("candidates", "similarity", "niche", "trend", "popularity", "quality", "observed_engagement")
+    _length = _same_length(
+        "candidates",
+        "similarity",
+        "niche",
+        "trend",
+        "popularity",
+        "quality",
+        "recency",
+        "observed_engagement",
+    )
     _no_leak = _rows(
         "observed_engagement must be NaN for validation and test instances (labels would leak)",
         lambda split, cell: split == "train" or bool(np.isnan(np.asarray(cell, dtype=np.float64)).all()),

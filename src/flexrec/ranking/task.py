@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, RootModel
 
 from flexrec.config import Settings
-from flexrec.ranking.needs import Need
+from flexrec.ranking.needs import Context, Need, Signal
 
 
 class Needs(RootModel[dict[str, Need]]):
@@ -32,6 +32,14 @@ class TaskSettings(Settings):
     history: int = Field(ge=1, description="H, most recent observed interactions in the prompt")
     instances: InstanceCounts
     instances_per_user: int = Field(ge=1, description="Most query times per user")
+    source_options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="Given to the source, which checks them"
+    )
+    items_name: str = Field("films", min_length=1, description="What the items are called in prompts, plural")
+    context: Context = Field("history", description="What its requests begin from; needs of the other kind are refused")
+    unavailable_signals: tuple[Signal, ...] = Field(
+        (), description="Signals that this dataset cannot have; a need that uses one is refused"
+    )
     paper_random: tuple[float, float, float] | None = Field(
         None, description="NDCG@5/10/30 of a near-random order on interest in the paper, printed beside ours"
     )

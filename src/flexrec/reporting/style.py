@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-BASELINES = ("random", "retriever", "popularity", "item_mean", "trend", "critic")
+BASELINES = ("random", "retriever", "popularity", "item_mean", "trend", "star", "critic")
 """Methods that are no language model, in table order; they share one grey, so that colour marks the policies."""
 
 STAGES = ("untrained", "warmed_up")
@@ -48,7 +48,15 @@ GREY = "#808080"
 _STAGE_COLOURS = {"untrained": "#3C8DBC", "warmed_up": "#B37A00"}
 _POLICY_COLOURS = ("#D55E00", "#0072B2", "#00916A", "#B8608F", "#8A6D3B", "#7A6BD1")
 _SYMBOLS = ("diamond", "square", "triangle-up", "star", "hexagon", "cross")
-_BASELINE_SYMBOLS = ("x-thin-open", "circle-open", "square-open", "diamond-open", "triangle-up-open", "star-open")
+_BASELINE_SYMBOLS = (
+    "x-thin-open",
+    "circle-open",
+    "square-open",
+    "diamond-open",
+    "triangle-up-open",
+    "star-open",
+    "hexagon-open",
+)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 

@@ -17,9 +17,10 @@ from pydantic import Field, model_validator
 from flexrec.config import Settings
 from flexrec.files import replacing
 from flexrec.sources.movielens import read_ml_1m
+from flexrec.sources.tables import Tables
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from ibis.backends import BaseBackend
 
 START = 946_684_800  # 2000-01-01, in epoch seconds
 DAY = 86_400
@@ -52,8 +53,8 @@ class Fabricated(Settings):
             sink.write(content)
         return target
 
-    def read(self, raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Parse the archive with MovieLens-1M's parser into (interactions, items)."""
+    def read(self, raw: Path, connection: BaseBackend) -> Tables:
+        """Parse the archive with MovieLens-1M's parser."""
         return read_ml_1m(raw)
 
     def _world(self) -> dict[str, str]:

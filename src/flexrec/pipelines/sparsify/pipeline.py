@@ -6,8 +6,8 @@ from flexrec.pipelines.sparsify.nodes import observe
 
 
 def create_pipeline() -> Pipeline:
-    """interactions -> observations."""
+    """interactions, queries -> observations."""
     return pipeline(
-        [node(observe, ["interactions", "params:density", "params:seed"], "observations", name="observe")],
+        [node(observe, ["interactions", "queries", "params:density", "params:seed"], "observations", name="observe")],
         tags="sparsify",
     )

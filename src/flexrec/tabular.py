@@ -1,0 +1,213 @@
+"""The engine behind the large tables: DuckDB in this process, or Spark.
+
+Everything that differs between engines is here: the connection, how a table is written and read as Parquet, and how
+rows are numbered. All else is Ibis expressions that both engines compute alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, RootModel
+
+from flexrec.config import Settings
+from flexrec.errors import InputError
+
+if TYPE_CHECKING:
+    import ibis
+    import pandas as pd
+    from ibis import Table
+    from ibis.backends import BaseBackend
+else:
+    Table = Any
+    """`ibis.Table`, named without importing ibis, which takes a while."""
+
+DAY = 86_400
+
+
+class DuckDBSettings(Settings):
+    """DuckDB in this process, in memory."""
+
+    kind: Literal["duckdb"]
+    memory_gb: float = Field(3.0, gt=0, description="Beyond this, intermediate results go to the spill folder")
+    threads: int | None = Field(None, ge=1, description="By default one per core")
+    spill_folder: str | None = Field(None, description="By default the system's folder for temporary files")
+
+
+class SparkSettings(Settings):
+    """A Spark session: local, or on a cluster."""
+
+    kind: Literal["spark"]
+    master: str = Field("local[*]", min_length=1, description="`local[*]`, or the address of a cluster")
+    config: dict[str, str | int | float | bool] = Field(default_factory=dict, description="Spark's own settings")
+
+
+class Engine(RootModel[Annotated[DuckDBSettings | SparkSettings, Field(discriminator="kind")]]):
+    """Which engine computes the large tables."""
+
+
+def connect(engine: Engine) -> BaseBackend:
+    """The connection to an engine; the same settings give the same one for as long as the process lives.
+
+    Raises:
+        InputError: Spark is asked for and it, or Java, is not installed.
+    """
+    # a connection does not survive a fork
+    return _connect(engine.model_dump_json(), os.getpid())
+
+
+@functools.cache
+def _connect(engine: str, process: int) -> BaseBackend:
+    settings = Engine.model_validate_json(engine).root
+    return _spark(settings) if isinstance(settings, SparkSettings) else _duckdb(settings)
+
+
+def _duckdb(settings: DuckDBSettings) -> BaseBackend:
+    import tempfile
+
+    import ibis
+
+    options: dict[str, Any] = {"memory_limit": f"{round(settings.memory_gb * 1000)}MB"}
+    options["temp_directory"] = settings.spill_folder or str(Path(tempfile.gettempdir()) / f"flexrec-{os.getpid()}")
+    if settings.threads is not None:
+        options["threads"] = settings.threads
+    return ibis.duckdb.connect(**options)
+
+
+def _spark(settings: SparkSettings) -> BaseBackend:
+    import ibis
+
+    try:
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise InputError("Spark is not installed here: pip install 'flexrec[spark]'") from error
+    builder = SparkSession.builder.master(settings.master).appName("flexrec")
+    for name, value in settings.config.items():
+        builder = builder.config(name, str(value).lower() if isinstance(value, bool) else value)
+    try:
+        session = builder.getOrCreate()
+    except (PySparkException, OSError) as error:
+        raise InputError(f"Spark does not start ({error}); it needs Java 17 or newer, found by JAVA_HOME") from error
+    return ibis.pyspark.connect(session)
+
+
+# --- Tables and frames ------------------------------------------------------------------------------------------------
+
+
+def as_table(data: ibis.Table | pd.DataFrame) -> ibis.Table:
+    """A frame as a table; a table as it is."""
+    import ibis
+    import pandas as pd
+
+    return ibis.memtable(data.reset_index(drop=True)) if isinstance(data, pd.DataFrame) else data
+
+
+def as_frame(data: ibis.Table | pd.DataFrame) -> pd.DataFrame:
+    """All rows in memory; only for what is known to be small."""
+    import pandas as pd
+
+    return data if isinstance(data, pd.DataFrame) else data.to_pandas()
+
+
+def kept(table: ibis.Table) -> ibis.Table:
+    """Compute a table once, for several uses; DuckDB lets go of it with the last of them, Spark with the session."""
+    import ibis
+    from ibis.util import gen_name
+
+    connection = ibis.get_backend(table)
+    if connection.name == "duckdb":
+        return table.cache()
+    name = gen_name("kept")
+    # frames in the expression are made known to Spark by ibis' own queries only
+    connection._run_pre_execute_hooks(table)
+    connection._session.sql(connection.compile(table)).persist().createOrReplaceTempView(name)
+    return connection.table(name)
+
+
+def ranked(table: ibis.Table, by: Sequence[str], name: str, connection: BaseBackend) -> ibis.Table:
+    """Number the rows from 0 in an order without ties.
+
+    One window over all rows would go through a single worker of Spark, and through a slower operator of DuckDB. So
+    DuckDB sorts and counts along, and elsewhere the rows are numbered within each day and shifted by the days before.
+
+    Args:
+        table: Any table; the first column of `by` is a time in seconds.
+        by: Columns that give every row a place of its own.
+        name: Of the new column.
+        connection: Where the table lives.
+    """
+    import ibis
+
+    if connection.name == "duckdb":
+        return table.order_by(list(by)).mutate(**{name: ibis.row_number()})
+    bucketed = table.mutate(bucket=(table[by[0]] / DAY).floor().cast("int64"))
+    sizes = bucketed.group_by("bucket").aggregate(size=bucketed.count())
+    before = ibis.window(order_by=sizes["bucket"], preceding=(None, 1))
+    starts = sizes.select("bucket", start=ibis.coalesce(sizes["size"].sum().over(before), 0))
+    joined = bucketed.join(starts, "bucket")
+    place = ibis.row_number().over(ibis.window(group_by=joined["bucket"], order_by=[joined[column] for column in by]))
+    return joined.mutate(**{name: (joined["start"] + place).cast("int64")}).drop("bucket", "start")
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def write_parquet(table: ibis.Table, path: Path, connection: BaseBackend) -> None:
+    """Write a table: one file on DuckDB, a folder of part files on Spark. Not atomic by itself.
+
+    The names in a folder are those of the parts' places, so that the same rows in the same order give the same names.
+    """
+    if connection.name == "duckdb":
+        connection.to_parquet(table, path)
+        return
+    connection.to_parquet_dir(table, path)
+    for leftover in [*path.glob("_SUCCESS"), *path.glob(".*.crc")]:
+        leftover.unlink()
+    for place, part in enumerate(sorted(path.glob("part-*"))):
+        part.rename(path / f"part-{place:05d}.parquet")
+
+
+def read_parquet(path: Path, connection: BaseBackend) -> ibis.Table:
+    """The table in a file, or in a folder of part files, lazily; whichever engine wrote it."""
+    return connection.read_parquet(path / "*.parquet" if path.is_dir() and connection.name == "duckdb" else path)
+
+
+def is_numbered(path: Path, column: str, connection: BaseBackend) -> bool:
+    """Whether a column holds 0, 1, 2, ..., each once; quick where they are in this order in one file of DuckDB."""
+    if connection.name == "duckdb" and path.is_file():
+        table = connection.read_parquet(path, file_row_number=True)
+        wrong = (table[column] != table["file_row_number"]) | table[column].isnull()
+        if not int(table.filter(wrong).count().execute()):
+            return True
+    table = read_parquet(path, connection)[column]
+    rows, distinct, low, high = (
+        (table.as_table().aggregate(rows=table.count(), distinct=table.nunique(), low=table.min(), high=table.max()))
+        .to_pandas()
+        .iloc[0]
+    )
+    return bool(rows == distinct == high - low + 1 and low == 0)
+
+
+def move_into_place(partial: Path, target: Path, old: Path) -> None:
+    """Put a finished file or folder where another may be; `old` takes the other one for a moment.
+
+    A folder cannot take the place of another in one step; a kill in between leaves none, which reruns.
+    """
+    if target.is_dir() or (target.exists() and partial.is_dir()):
+        target.replace(old)
+    partial.replace(target)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
