@@ -103,13 +103,12 @@ def flexrec(folder: Path, engine: dict[str, Any], out: Path) -> dict[str, float]
     source = source_of("kuairec", {"matrix": "big", "md5": ""})
     connection = connect(Engine.model_validate(engine))
     path = str(out / "interactions.parquet")
-    schemas = "flexrec.ranking.schemas"
-    interactions = TableDataset(filepath=path, engine=engine, schema=f"{schemas}.Interactions")
+    interactions = TableDataset(filepath=path, engine=engine, schema="Interactions")
     observations = ObservationsDataset(
         filepath=str(out / "observations"),
         interactions={"filepath": path},
         engine=engine,
-        schema=f"{schemas}.Observations",
+        schema="Observations",
     )
     laps = [time.perf_counter()]
     tables = source.read(folder, connection)

@@ -36,7 +36,6 @@ SPARK = {
         "spark.log.level": "ERROR",
     },
 }
-SCHEMAS = "flexrec.ranking.schemas"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def interactions(rows: int = 6) -> pd.DataFrame:
 
 
 def dataset(folder: Path, engine: dict = DUCKDB) -> TableDataset:
-    return TableDataset(filepath=str(folder / "interactions.parquet"), engine=engine, schema=f"{SCHEMAS}.Interactions")
+    return TableDataset(filepath=str(folder / "interactions.parquet"), engine=engine, schema="Interactions")
 
 
 def observed(folder: Path, engine: dict = DUCKDB) -> ObservationsDataset:
@@ -79,7 +78,7 @@ def observed(folder: Path, engine: dict = DUCKDB) -> ObservationsDataset:
         filepath=str(folder / "observations"),
         interactions={"filepath": str(folder / "interactions.parquet")},
         engine=engine,
-        schema=f"{SCHEMAS}.Observations",
+        schema="Observations",
     )
 
 

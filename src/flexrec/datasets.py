@@ -3,7 +3,6 @@
 Everything is local: the runner reads the bytes of every dataset to know what a result was made of.
 """
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -54,6 +53,13 @@ class ParquetDataset(KedroParquetDataset):
             data.to_parquet(file, **self._save_args)
 
 
+def _schema(name: str) -> Any:
+    # pandera takes a while to import, and listing pipelines needs none of it
+    from flexrec.ranking import schemas
+
+    return getattr(schemas, name)
+
+
 class TableDataset(AbstractDataset["ibis.Table | pd.DataFrame", "ibis.Table"]):
     """A table that may be too large for memory: Parquet on disk, an Ibis table in the nodes, computed by an engine.
 
@@ -64,11 +70,10 @@ class TableDataset(AbstractDataset["ibis.Table | pd.DataFrame", "ibis.Table"]):
     def __init__(
         self, *, filepath: str, engine: dict[str, Any], schema: str, metadata: dict[str, Any] | None = None
     ) -> None:
-        """Args: `engine` as `flexrec.tabular.Engine` reads it, `schema` the dotted name of a table of `schemas`."""
+        """Args: `engine` as `flexrec.tabular.Engine` reads it, `schema` the name of a class in `schemas`."""
         self._filepath = Path(filepath)
         self._engine = Engine.model_validate(engine)
-        module, _, name = schema.rpartition(".")
-        self._schema = getattr(importlib.import_module(module), name)
+        self._schema = _schema(schema)
         self.metadata = metadata
 
     @property
@@ -124,11 +129,8 @@ class ObservationsDataset(AbstractDataset[Marks, "ibis.Table"]):
     ) -> None:
         """Args: `interactions` has the `filepath` of that table; the others as for `TableDataset`."""
         self._filepath = Path(filepath)
-        self._interactions = TableDataset(
-            filepath=interactions["filepath"], engine=engine, schema="flexrec.ranking.schemas.Interactions"
-        )
-        module, _, name = schema.rpartition(".")
-        self._schema = getattr(importlib.import_module(module), name)
+        self._interactions = TableDataset(filepath=interactions["filepath"], engine=engine, schema="Interactions")
+        self._schema = _schema(schema)
         self.metadata = metadata
 
     def load(self) -> "ibis.Table":

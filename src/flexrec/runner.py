@@ -312,8 +312,6 @@ def _code(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
             )
             if name in specs:
                 validators.append(specs[name].class_path)
-            if (schema := format_of(unwrapped(catalog[name])).get("schema")) is not None:
-                validators.append(schema)
         return code_of([*functions, *sorted(formats, key=repr)], validators), bound
     except InputError as error:
         raise NodeError(f"Node '{node.name}': {error}") from error

@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,12 @@ def test_another_file_under_the_name_of_an_archive(empty) -> None:
 
 def test_a_table_without_a_column_is_not_saved(empty, monkeypatch) -> None:
     read = Fabricated.read
-    monkeypatch.setattr(
-        Fabricated, "read", lambda self, raw: (read(self, raw)[0].drop(columns="timestamp"), read(self, raw)[1])
-    )
+
+    def without_times(self, raw, connection):
+        tables = read(self, raw, connection)
+        return replace(tables, interactions=tables.interactions.drop(columns="timestamp"))
+
+    monkeypatch.setattr(Fabricated, "read", without_times)
     message = refused(empty, pipeline_names=["ingest"])
     assert "interactions" in message
     assert "timestamp" in message

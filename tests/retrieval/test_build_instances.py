@@ -203,3 +203,75 @@ def test_wrong_limits(world, limits):
     observations, _, embeddings = world(0)
     with pytest.raises(InputError, match="limits"):
         build(observations, embeddings, limits=limits)
+
+
+# --- Queries ---
+
+
+def two_queries():
+    """Queries 1 (train, three judged items) and 2 (test, five); items are known directions of the plane."""
+    items = [10, 20, 30, 10, 20, 30, 40, 50]
+    observations = pd.DataFrame(
+        {
+            Columns.USER_ID: [1, 1, 1, 2, 2, 2, 2, 2],
+            Columns.ITEM_ID: items,
+            Columns.TIMESTAMP: 0,
+            Columns.ENGAGEMENT: [1.0, 0.1, 0.0, 0.0, 1.0, 0.0, 0.0, 0.1],
+            Columns.EVENT_ID: range(8),
+            Columns.OBSERVED: [True, False, False, True, True, False, False, False],
+            Columns.SPLIT: ["train"] * 3 + ["test"] * 5,
+        }
+    )
+    angles = np.deg2rad([0.0, 20.0, 40.0, 60.0, 80.0])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    embeddings = pd.DataFrame({Columns.ITEM_ID: [10, 20, 30, 40, 50], Columns.EMBEDDING: list(vectors)})
+    queries = pd.DataFrame({Columns.USER_ID: [1, 2], Columns.QUERY: ["tent", "red shoes"], Columns.SPLIT: None})
+    # query 1 looks along 40 degrees, query 2 along 70
+    asked = np.deg2rad([40.0, 70.0])
+    asked = np.stack([np.cos(asked), np.sin(asked)], axis=1).astype(np.float32)
+    query_embeddings = pd.DataFrame({Columns.USER_ID: [1, 2], Columns.EMBEDDING: list(asked)})
+    return observations, embeddings, {"queries": queries, "query_embeddings": query_embeddings}
+
+
+NO_VALIDATION = {"train": 10, "validation": 0, "test": 10}
+
+
+def test_a_user_that_asks_in_words_by_hand():
+    observations, embeddings, asked = two_queries()
+    instances = build(observations, embeddings, candidates=4, limits=NO_VALIDATION, **asked)
+    assert instances[Columns.QUERY].tolist() == ["tent", "red shoes"]
+    assert instances[Columns.HISTORY_ITEMS].tolist() == [[], []]
+    # the second after the last judgment; observed judgments are candidates too
+    assert instances[Columns.QUERY_TIME].tolist() == [1, 1]
+    # query 1 has three items, fewer than K: all; off by 0, 20, 40 degrees. Query 2: off by 10 (two), 30, 50, not 70
+    assert instances[Columns.CANDIDATES][0] == [30, 20, 10]
+    assert sorted(instances[Columns.CANDIDATES][1][:2]) == [40, 50]
+    assert instances[Columns.CANDIDATES][1][2:] == [30, 20]
+    np.testing.assert_allclose(instances[Columns.SIMILARITIES][0], np.cos(np.deg2rad([0.0, 20.0, 40.0])), atol=1e-6)
+
+
+def test_one_judged_item_is_nothing_to_rank(caplog):
+    observations, embeddings, asked = two_queries()
+    alone = observations[(observations[Columns.USER_ID] == 2) | (observations[Columns.ITEM_ID] == 10)]
+    with caplog.at_level(logging.INFO, logger="flexrec.retrieval.instances"):
+        instances = build(alone, embeddings, candidates=2, limits={**NO_VALIDATION, "train": 0}, **asked)
+        assert instances[Columns.USER_ID].tolist() == [2]
+        with pytest.raises(InputError, match="split train has no instance"):
+            build(alone, embeddings, candidates=2, limits=NO_VALIDATION, **asked)
+
+
+def test_a_query_without_an_embedding():
+    observations, embeddings, asked = two_queries()
+    asked["query_embeddings"] = asked["query_embeddings"].head(1)
+    with pytest.raises(InputError, match="the query of user 2 has no embedding"):
+        build(observations, embeddings, candidates=2, limits=NO_VALIDATION, **asked)
+
+
+def test_queries_of_others_change_nothing(world):
+    observations, _, embeddings = world(4)
+    first = build(observations, embeddings)
+    vector = embeddings[Columns.EMBEDDING].iloc[0]
+    queries = pd.DataFrame({Columns.USER_ID: [10_000], Columns.QUERY: ["a"], Columns.SPLIT: [None]})
+    asked = pd.DataFrame({Columns.USER_ID: [10_000], Columns.EMBEDDING: [vector]})
+    pd.testing.assert_frame_equal(first, build(observations, embeddings, queries=queries, query_embeddings=asked))
+    assert set(first[Columns.QUERY]) == {""}

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.retrieval.instances import build_instances
-from flexrec.retrieval.signals import DAY, AsOf, label_signals, trend_coverage
+from flexrec.retrieval.signals import AsOf, label_signals, recency, trend_coverage
 from flexrec.retrieval.star import StarSettings
+from flexrec.sources.tables import daily_counts_table
+from flexrec.tabular import DAY
 
 PER_CANDIDATE = [
     Columns.CANDIDATES,
@@ -297,3 +299,38 @@ def test_candidate_without_a_label(small):
     instances = instances.assign(candidates=[[20, 30, 40], [10, 30]])
     with pytest.raises(InputError, match="instance 1: candidate 30 has no label of user 3"):
         label(instances, observations, items)
+
+
+# --- The platform's own counts, and the age ---
+
+
+def test_trend_of_the_platforms_daily_counts_by_hand(small):
+    instances, observations, items = small
+    # T is the begin of day 10: within two days before it days 8 and 9 are over and count, item 40's day 10 is not
+    daily = pd.DataFrame(
+        {
+            Columns.ITEM_ID: [20, 20, 20, 30, 40, 10],
+            Columns.TIMESTAMP: [7 * DAY, 8 * DAY, 9 * DAY, 9 * DAY, 10 * DAY, 8 * DAY],
+            Columns.COUNT: [1000, 200, 30, 4, 5, 6],
+        }
+    )
+    labelled, _ = label(instances, observations, items, trend_window_days=2.0, daily_counts=daily)
+    trends = [{item: row[Columns.TREND] for item, row in by_candidate(labelled, at).items()} for at in (0, 1)]
+    assert trends == [{20: 230, 30: 4, 40: 0}, {10: 6, 40: 0}]
+    # half a day later the same days are over; a window of one day then begins after the end of day 8
+    later = instances.assign(query_time=T + DAY // 2)
+    labelled, _ = label(later, observations, items, trend_window_days=1.0, daily_counts=daily)
+    assert by_candidate(labelled, 0)[20][Columns.TREND] == 30
+    assert trend_coverage(instances, observations, days=(1, 2), daily_counts=daily) == {1: 0.4, 2: 0.6}
+
+
+def test_without_rows_of_daily_counts_interactions_count(small, identical):
+    instances, observations, items = small
+    empty = daily_counts_table(None)
+    identical(label(instances, observations, items)[0], label(instances, observations, items, daily_counts=empty)[0])
+
+
+@given(st.floats(1900, 2100), st.integers(0, 4 * 10**9), st.integers(0, 10**9))
+def test_recency_falls_with_time_and_never_leaves_its_range(released, time, later):
+    now, then = recency(np.array([released, released]), np.array([time, time + later]))
+    assert 0 < then <= now <= 1
