@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# processes of the test suite, each with one thread
+JOBS ?= 2
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
@@ -12,7 +14,7 @@ run: $(VENV)/.run
 	$(BIN)/kedro run
 
 test: lint
-	$(BIN)/python -m pytest --cov=flexrec --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=flexrec --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
