@@ -156,12 +156,12 @@ def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, a
     model = with_adapter(tiny_model) if adapter else tiny_model
     grammar, texts, size = letters(5), [[1, 2, 3], [4, 5, 6, 7, 8]], 4
     engine = make_engine(kind, model, PAD, remember=True)
-    rows = [text for text in texts for _ in range(size)]
 
     def step():
         sampled = engine.sample(texts, grammar, rollouts=size, temperature=1.0, seed=0, graph=True)
         completions = torch.tensor(sampled.completions)
         constraints, _ = follow(grammar, sampled.completions, 5)
+        rows = [text for text in texts for _ in range(size)]
         with torch.no_grad():
             old, _ = engine.score(rows, completions, constraints, grammar, entropies=False)
             if adapter:
@@ -170,6 +170,10 @@ def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, a
                     tokens, mask = pad_prompts(rows, PAD)
                     expected = plain_scores(model, tokens, mask, completions, constraints, grammar)[0]
                 torch.testing.assert_close(reference, expected, rtol=1e-4, atol=1e-5)
+        # the trainer shuffles the rollouts before the update
+        shuffled = [5, 3, 7, 0, 1, 6, 2, 4]
+        rows, completions, old = [rows[row] for row in shuffled], completions[shuffled], old[shuffled]
+        constraints, _ = follow(grammar, completions.tolist(), 5)
         tokens, mask = pad_prompts(rows, PAD)
         found = gradients(model, lambda: engine.score(rows, completions, constraints, grammar))
         assert_equal(
@@ -177,7 +181,8 @@ def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, a
         )
         torch.testing.assert_close(old, found[0], rtol=1e-4, atol=1e-5)
         # the sampler's log-probabilities are the update's: nothing has to be computed again
-        torch.testing.assert_close(torch.tensor(sampled.log_probabilities), found[0], rtol=1e-4, atol=1e-5)
+        drawn = torch.tensor(sampled.log_probabilities)[shuffled]
+        torch.testing.assert_close(drawn, found[0], rtol=1e-4, atol=1e-5)
 
     encoded, lower = [], []
     encode, run_lower = Decoder.encode, Decoder.lower
@@ -193,6 +198,18 @@ def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, a
             if weight.requires_grad:
                 weight.mul_(1.1)
     step()
+
+
+def test_a_prompt_that_comes_twice_in_a_batch(llama):
+    grammar, text = letters(5), [1, 2, 3]
+    engine = SharedPromptEngine(llama, PAD, remember=True)
+    sampled = engine.sample([text, [4, 5], text], grammar, rollouts=2, temperature=1.0, seed=0, graph=True)
+    rows = [text, text, [4, 5], [4, 5], text, text]
+    completions = torch.tensor(sampled.completions)
+    constraints, _ = follow(grammar, sampled.completions, 5)
+    found = gradients(llama, lambda: engine.score(rows, completions, constraints, grammar))
+    plain = ReplicatedEngine(llama, PAD)
+    assert_equal(found, gradients(llama, lambda: plain.score(rows, completions, constraints, grammar)))
 
 
 def test_bfloat16_errs_no_more_than_the_plain_computation_in_bfloat16(llama):

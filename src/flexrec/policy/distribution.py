@@ -179,11 +179,20 @@ def _pick(table: Float[Tensor, "n C"], temperature: float, generator: torch.Gene
     return picks[:, 0].tolist(), table.gather(1, picks)[:, 0].tolist()
 
 
-def grouped(prompts: Sequence[Sequence[int]]) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
-    """Different prompts in the order of their first place, and for each prompt which of them it is."""
+def grouped(
+    prompts: Sequence[Sequence[int]], known: Sequence[tuple[int, ...]] = ()
+) -> tuple[tuple[tuple[int, ...], ...], list[int]]:
+    """Different prompts, and for each prompt which of them it is.
+
+    They stand in the order of their first place; in that of `known` where they are the same prompts, for a trainer
+    shuffles its rollouts between one reading and the next.
+    """
     rows = [tuple(prompt) for prompt in prompts]
-    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(rows))}
-    return tuple(places), [places[prompt] for prompt in rows]
+    order = tuple(known) if set(known) == set(rows) else tuple(dict.fromkeys(rows))
+    places: dict[tuple[int, ...], int] = {}
+    for place, prompt in enumerate(order):
+        places.setdefault(prompt, place)
+    return order, [places[prompt] for prompt in rows]
 
 
 def unpadded(tokens: Int[Tensor, "N P"], mask: Int[Tensor, "N P"]) -> list[list[int]]:

@@ -113,7 +113,7 @@ class SharedPromptEngine:
         entropies: bool = True,
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None]:
         """See `Scorer.score`."""
-        unique, places = grouped(prompts)
+        unique, places = grouped(prompts, self._memory.prompts if self._memory is not None else ())
         group = torch.tensor(places, device=completions.device)
         encoded = self._encode(unique)
         hidden = encoded.last[group][:, None]
