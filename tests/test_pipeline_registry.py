@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from kedro.pipeline import Pipeline
 
@@ -46,3 +49,14 @@ def test_nodes_have_names_and_tags_of_their_own(registered) -> None:
     assert len({node.name for node in nodes}) == len(nodes)
     for stage, module in STAGES.items():
         assert all(node.tags == {stage} for node in module.create_pipeline().nodes)
+
+
+def test_listing_the_pipelines_loads_no_heavy_library():
+    """What the command line imports for any command; a second of torch would be felt every time."""
+    heavy = {"torch", "transformers", "trl", "peft", "vllm", "mlflow", "ibis", "pyspark", "faiss", "openai", "IPython"}
+    code = (
+        "import sys, flexrec.selection, flexrec.pipeline_registry as registry; registry.register_pipelines(); "
+        f"print({heavy} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

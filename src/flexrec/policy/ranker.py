@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexrec.errors import InputError
-from flexrec.policy.engine import ReplicatedEngine, Rollouts, SharedPromptEngine, make_engine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.settings import DecodingSettings
 from flexrec.progress import track
@@ -20,6 +19,9 @@ from flexrec.prompting import (
 )
 from flexrec.ranking.instances import Instance
 from flexrec.ranking.needs import Need
+
+if TYPE_CHECKING:
+    from flexrec.policy.engine import ReplicatedEngine, Rollouts, SharedPromptEngine
 
 REASONING_END = "</think>"
 ANSWER_START, ANSWER_END = "<answer>", "</answer>"
@@ -72,8 +74,10 @@ class Ranker:
         self._grammars: dict[int, Grammar] = {}
         self._engine: SharedPromptEngine | ReplicatedEngine | None = None
 
-    def engine(self, *, remember: bool = False, checkpointing: bool = False) -> SharedPromptEngine | ReplicatedEngine:
+    def engine(self, *, remember: bool = False, checkpointing: bool = False) -> "SharedPromptEngine | ReplicatedEngine":
         """A new engine around the model: what samples answers and scores them."""
+        from flexrec.policy.engine import make_engine
+
         pad_token = self.tokenizer.pad_token_id
         return make_engine(self.decoding.engine, self.model, pad_token, remember=remember, checkpointing=checkpointing)
 
@@ -132,7 +136,7 @@ class Ranker:
 
     def sample(
         self, prompts: Sequence[Sequence[int]], count: int, *, rollouts: int, temperature: float, seed: int
-    ) -> Rollouts:
+    ) -> "Rollouts":
         """Sample `rollouts` answers per prompt; all prompts rank `count` candidates."""
         if self._engine is None:
             self._engine = self.engine()

@@ -10,7 +10,6 @@ from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from flexrec.reporting.examples import RankingExample
 from flexrec.reporting.figures import example_figure
@@ -75,6 +74,9 @@ class Report:
 
 def render_page(report: Report) -> str:
     """Render the report as one HTML document; the same report gives the same text, byte for byte."""
+    # imports IPython where there is one
+    from plotly.offline import get_plotlyjs
+
     sentences = summary_sentences(report.summary, method=report.method, primary=report.primary, methods=report.methods)
     if not sentences:
         sentences = [f"The ranker '{label(report.method)}' was not evaluated, so there is nothing to sum up."]
