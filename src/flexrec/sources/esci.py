@@ -20,8 +20,7 @@ from flexrec.sources.engine import count_where, first_broken, reading, require_c
 from flexrec.sources.fabricator.esci import EXAMPLES_FILE, PRODUCTS_FILE, write_esci
 from flexrec.sources.fetch import fetch_url
 from flexrec.sources.tables import Tables
-from flexrec.sources.typed_csv import materialised
-from flexrec.tabular import ranked
+from flexrec.tabular import kept, ranked
 
 if TYPE_CHECKING:
     import ibis
@@ -112,11 +111,11 @@ class Esci(Settings):
             found = found.drop("product_id", "product_locale", "small_version")
             again = ibis.row_number().over(group_by=["query_id", Columns.ITEM_ID], order_by=["example_id"])
             # once, for all that follows
-            found = materialised(connection, found.mutate(again=again))
+            found = kept(found.mutate(again=again))
             first = found.filter(_["again"] == 0)
             judged = first.group_by("query_id").aggregate(judged=_.count())
             deep = first.semi_join(judged.filter(_["judged"] >= self.fewest_judged), "query_id")
-            rows, kept, once, enough = (
+            rows, known_products, once, enough = (
                 int(connection.to_pandas(table.count())) for table in (examples, found, first, deep)
             )
             if not enough:
@@ -125,8 +124,8 @@ class Esci(Settings):
                     "products or more; take another locale or version, or fewer"
                 )
             fewer = f"of queries with fewer than {self.fewest_judged} judged products, left out"
-            dropped["judgments of a product that is not in the products' file, dropped"] = rows - kept
-            dropped["judgments of a pair judged before, dropped"] = kept - once
+            dropped["judgments of a product that is not in the products' file, dropped"] = rows - known_products
+            dropped["judgments of a pair judged before, dropped"] = known_products - once
             dropped[f"judgments {fewer}"] = once - enough
             queries, odd = _queries(found.semi_join(deep, "query_id"), connection)
             taken = known.semi_join(deep, Columns.ITEM_ID).order_by(Columns.ITEM_ID)

@@ -28,8 +28,8 @@ from flexrec.sources.fabricator.kuairec import write_kuairec
 from flexrec.sources.fetch import extract_member, verified
 from flexrec.sources.kuairec_categories import CATEGORIES, MISSING_ID, MISSING_NAME, tag_name
 from flexrec.sources.tables import EARLIEST, LATEST, Tables, interactions_table, items_table, read_delimited
-from flexrec.sources.typed_csv import Kind, discard, header_of, materialised, read_typed_csv, refuse_first
-from flexrec.tabular import ranked
+from flexrec.sources.typed_csv import Kind, header_of, read_typed_csv, refuse_first
+from flexrec.tabular import DAY, kept, ranked
 
 if TYPE_CHECKING:
     import ibis
@@ -57,7 +57,7 @@ LICENCE = (
     "Recommender Systems, CIKM 2022, doi 10.1145/3511808.3557220"
 )
 
-DAY, DAYS_PER_YEAR = 86_400, 365.2425
+DAYS_PER_YEAR = 365.2425
 BEIJING = 8 * 3_600  # the makers' dates are local
 PSEUDO_BEGIN = 1_593_878_400  # 2020-07-05 in Beijing, where the real matrices begin
 TITLE_CHARS = 40
@@ -308,7 +308,7 @@ def _interactions(
         refuse_first(path, _MATRIX, {"user": "user_id", "video": "video_id"}, rule, otherwise=otherwise)
 
     try:
-        rows = materialised(connection, source)
+        rows = kept(source)
         counts = connection.to_pandas(_counts(rows)).iloc[0]
     except Exception as error:  # every engine has exceptions of its own for a row that it cannot read
         if isinstance(error, MemoryError):
@@ -328,8 +328,7 @@ def _interactions(
     timed = rows.filter(_has_time(rows)).mutate(play=ibis.row_number().over(pair))
     first = timed.filter(timed["play"] == 0).drop("play")
     order = ["timestamp", "user_id", "video_id"]
-    ordered = materialised(connection, ranked(first, order, Columns.EVENT_ID, connection))
-    discard(connection, rows)
+    ordered = kept(ranked(first, order, Columns.EVENT_ID, connection))
     interactions = ordered.select(
         ordered["user_id"].cast("int64").name(Columns.USER_ID),
         ordered["video_id"].cast("int64").name(Columns.ITEM_ID),
@@ -337,8 +336,8 @@ def _interactions(
         ordered["watch_ratio"].name(Columns.ENGAGEMENT),
         Columns.EVENT_ID,
     )
-    kept = int(connection.to_pandas(interactions.count()))
-    if not kept:
+    count = int(connection.to_pandas(interactions.count()))
+    if not count:
         raise InputError(f"{path}: no row has a time")
     total, no_time = int(counts["total"]), int(counts["no_time"])
     return (
@@ -346,7 +345,7 @@ def _interactions(
         videos,
         {
             "rows without a time, dropped": no_time,
-            "later plays of the same user and video, dropped": total - no_time - kept,
+            "later plays of the same user and video, dropped": total - no_time - count,
         },
     )
 
@@ -419,11 +418,11 @@ def _daily_features(path: Path, items: pd.DataFrame) -> tuple[pd.DataFrame | Non
         }
     )
     uploaded = frame[~np.isnat(uploads)].groupby(Columns.ITEM_ID)["uploaded"].min().to_dict()
-    kept = frame[~missing].drop(columns="uploaded")
-    once = kept.drop_duplicates([Columns.ITEM_ID, Columns.TIMESTAMP])
+    counted = frame[~missing].drop(columns="uploaded")
+    once = counted.drop_duplicates([Columns.ITEM_ID, Columns.TIMESTAMP])
     dropped = {
         "daily counts without a number of plays, dropped": int(missing.sum()),
-        "further daily counts of the same video and date, dropped": len(kept) - len(once),
+        "further daily counts of the same video and date, dropped": len(counted) - len(once),
     }
     once = once.sort_values([Columns.ITEM_ID, Columns.TIMESTAMP]).reset_index(drop=True)
     return once, uploaded, {words: count for words, count in dropped.items() if count}
@@ -434,8 +433,8 @@ def _daily_features(path: Path, items: pd.DataFrame) -> tuple[pd.DataFrame | Non
 
 def _occurring(items: pd.DataFrame, videos: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
     """The items that somebody was shown; the others can be no candidate, and embedding them takes most of the time."""
-    kept = items[items[Columns.ITEM_ID].isin(videos)].reset_index(drop=True)
-    return kept, {"videos that occur in no row of the matrix, left out": len(items) - len(kept)}
+    shown = items[items[Columns.ITEM_ID].isin(videos)].reset_index(drop=True)
+    return shown, {"videos that occur in no row of the matrix, left out": len(items) - len(shown)}
 
 
 def _items(raw: Path, language: Language) -> tuple[pd.DataFrame, dict[str, int]]:

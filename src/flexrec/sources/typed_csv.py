@@ -67,23 +67,6 @@ def read_typed_csv(connection: BaseBackend, path: Path, kinds: Mapping[str, Kind
     return table.select(*kinds)
 
 
-def materialised(connection: BaseBackend, table: ibis.Table) -> ibis.Table:
-    """Compute a table once and keep it for as long as the connection lives, so that later passes do not parse again."""
-    from ibis.util import gen_name
-
-    name = gen_name("flexrec")
-    if connection.name == "pyspark":
-        connection.raw_sql(connection.compile(table)).persist().createOrReplaceTempView(name)
-        return connection.table(name)
-    return connection.create_table(name, table, temp=True)
-
-
-def discard(connection: BaseBackend, table: ibis.Table) -> None:
-    """Give back the memory of a stored table where tables are stored at once; Spark computes late, evicts by itself."""
-    if connection.name == "duckdb":
-        connection.drop_table(table.op().name)
-
-
 def refuse_first(
     path: Path,
     kinds: Mapping[str, Kind],
