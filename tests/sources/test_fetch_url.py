@@ -96,8 +96,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if how.cut_after is not None and how.cuts > 0:
             how.cuts -= 1
             body = body[: how.cut_after]
-        self.wfile.write(body)
+        # counted first: the client may have all of it, and the test go on, before `write` returns
         self.server.sent += len(body)
+        self.wfile.write(body)
         if how.stall and len(body) < len(how.content):
             time.sleep(2)
 
