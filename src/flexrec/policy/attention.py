@@ -11,6 +11,7 @@ no mask the size of prompt times answers exists. Backwards, each part's gradient
 output and log-sum-exp, as in ring attention (arXiv 2310.01889).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class PromptPass:
     ) -> Float[Tensor, "B H P d"]:
         """Causal attention. Prompts are padded on the right, so that no token sees padding."""
         self.keys, self.values = key, value
+        if _pays_in_blocks(query):
+            return _CausalBlocks.apply(query, key, value, scale)
         return functional.scaled_dot_product_attention(
             query, key, value, is_causal=query.shape[2] > 1, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
         )
@@ -148,6 +151,94 @@ def register() -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attention)
+
+
+BLOCK = 96
+"""Rows of causal attention that are computed together on a CPU in bfloat16."""
+PROMPTS = 4
+"""Prompts that are: what is computed together should fit into the caches."""
+
+
+def _pays_in_blocks(query: Float[Tensor, "B H P d"]) -> bool:
+    """Whether plain products in blocks are faster than the fused kernel.
+
+    They are on CPUs in bfloat16, where the kernel's small products run at a fraction of the matrix rate. As in the
+    models' own `eager` attention, scores are rounded to bfloat16 before the softmax.
+    """
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] > 2 * BLOCK
+
+
+class _CausalBlocks(torch.autograd.Function):
+    """Causal attention, a block of rows at a time; the weights are computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for rows, keys, values, outs in zip(*(x.split(PROMPTS) for x in (query, key, value, out)), strict=True):
+            blocks = _Blocks(rows, keys, scale)
+            flat_values = values.flatten(0, 1)
+            for begin, end in blocks:
+                blocks.put(outs, blocks.weights(begin, end) @ flat_values[:, :end], begin, end)
+        ctx.save_for_backward(query, key, value, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        query, key, value, out = ctx.saved_tensors
+        grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+        wide = torch.promote_types(grad.dtype, torch.float32)
+        expected = (grad * out).sum(-1, keepdim=True, dtype=wide).to(grad.dtype)
+        parts = (x.split(PROMPTS) for x in (query, key, value, grad, expected, *grads))
+        for rows, keys, values, out_grads, means, row_grads, key_grads, value_grads in zip(*parts, strict=True):
+            blocks = _Blocks(rows, keys, ctx.scale)
+            flat_values = values.flatten(0, 1)
+            # sums over the blocks, in more than the precision of one
+            key_sums, value_sums = (torch.zeros_like(blocks.keys, dtype=wide) for _ in range(2))
+            for begin, end in blocks:
+                weights, above = blocks.weights(begin, end), blocks.rows(out_grads, begin, end)
+                value_sums[:, :end] += weights.mT @ above
+                scores = (above @ flat_values[:, :end].mT).sub_(blocks.rows(means, begin, end)).mul_(weights)
+                blocks.put(row_grads, _scaled(scores, blocks.keys[:, :end], ctx.scale), begin, end)
+                key_sums[:, :end] += _scaled(scores.mT, blocks.rows(rows, begin, end), ctx.scale)
+            key_grads.copy_(key_sums.view(keys.shape))
+            value_grads.copy_(value_sums.view(values.shape))
+        return *grads, None
+
+
+class _Blocks:
+    """Rows of causal attention, block by block; the query heads that share a key head as rows of one product."""
+
+    def __init__(self, query: Float[Tensor, "B H P d"], key: Float[Tensor, "B Hkv P d"], scale: float) -> None:
+        self._query, self._scale = query, scale
+        self.keys = key.flatten(0, 1)
+        self._shared = query.shape[1] // key.shape[1]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        length = self._query.shape[2]
+        return iter([(begin, min(begin + BLOCK, length)) for begin in range(0, length, BLOCK)])
+
+    def rows(self, x: Float[Tensor, "B H P d"], begin: int, end: int) -> Float[Tensor, "BHkv rows d"]:
+        """Some positions of what has the shape of the query."""
+        return x[:, :, begin:end].unflatten(1, (-1, self._shared)).flatten(2, 3).flatten(0, 1)
+
+    def put(self, target: Float[Tensor, "B H P d"], rows: Tensor, begin: int, end: int) -> None:
+        """Put rows back in their places."""
+        batch, heads, _, width = target.shape
+        shape = (batch, heads // self._shared, self._shared, end - begin, width)
+        target[:, :, begin:end] = rows.view(shape).flatten(1, 2)
+
+    def weights(self, begin: int, end: int) -> Float[Tensor, "BHkv rows end"]:
+        """Softmax over the keys up to each row's own."""
+        scores = _scaled(self.rows(self._query, begin, end), self.keys[:, :end].mT, self._scale)
+        size = end - begin
+        later = torch.ones(size, size, dtype=torch.bool, device=scores.device).triu_(1)
+        scores.unflatten(1, (-1, size))[..., begin:].masked_fill_(later, -torch.inf)
+        return scores.softmax(-1)
+
+
+def _scaled(first: Float[Tensor, "n a b"], second: Float[Tensor, "n b c"], scale: float) -> Float[Tensor, "n a c"]:
+    return torch.baddbmm(first.new_empty(1, 1, 1), first, second, beta=0, alpha=scale)
 
 
 def _has_parts(query: Tensor) -> bool:
