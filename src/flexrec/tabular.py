@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -192,22 +191,3 @@ def is_numbered(path: Path, column: str, connection: BaseBackend) -> bool:
         .iloc[0]
     )
     return bool(rows == distinct == high - low + 1 and low == 0)
-
-
-def move_into_place(partial: Path, target: Path, old: Path) -> None:
-    """Put a finished file or folder where another may be; `old` takes the other one for a moment.
-
-    A folder cannot take the place of another in one step; a kill in between leaves none, which reruns.
-    """
-    if target.is_dir() or (target.exists() and partial.is_dir()):
-        target.replace(old)
-    partial.replace(target)
-    remove(old)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

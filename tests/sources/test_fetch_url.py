@@ -218,6 +218,21 @@ def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):
     assert server.sent == len(CONTENT)
 
 
+def test_a_publisher_may_give_an_md5_alone(server, tmp_path):
+    # printf '%s' hello | md5sum
+    path = fetch_url(server.url(content=b"hello"), "md5:5d41402abc4b2a76b9719d911017c592", tmp_path, policy=QUICK)
+    assert path.read_bytes() == b"hello"
+    with pytest.raises(InputError, match=f"its MD5 is 5d41402abc4b2a76b9719d911017c592, expected {'0' * 32}"):
+        fetch_url(server.url(content=b"hello"), f"md5:{'0' * 32}", tmp_path / "other", policy=QUICK)
+    assert not names(tmp_path / "other")
+
+
+def test_where_no_digest_is_known_any_content_is_taken(server, tmp_path):
+    path = fetch_url(server.url(content=b"hello"), None, tmp_path, policy=QUICK)
+    assert fetch_url(server.url(content=b"other"), None, tmp_path, policy=QUICK) == path
+    assert path.read_bytes() == b"hello"
+
+
 def test_a_part_of_another_file_costs_a_second_download(server, tmp_path):
     (tmp_path / "data.zip.part").write_bytes(OTHER[:100_000])
     fetched(server.url(), tmp_path)

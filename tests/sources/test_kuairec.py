@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import ibis
@@ -13,6 +14,8 @@ from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.schemas import Interactions, Items
 from flexrec.sources import kuairec, source_of
+from flexrec.sources.download import DownloadPolicy
+from flexrec.sources.fetch import fetch_url
 from flexrec.sources.kuairec import (
     CAPTIONS_FILE,
     CATEGORIES_FILE,
@@ -357,21 +360,14 @@ class TestTheArchive:
 
     def test_without_network_the_message_says_what_goes_where(self, tmp_path, monkeypatch):
         monkeypatch.setattr(kuairec, "ADDRESS", "http://127.0.0.1:9/KuaiRec.zip")
-        monkeypatch.setattr(
-            kuairec, "DownloadPolicy", lambda: kuairec_policy(attempts=1, backoff_seconds=0, connect_seconds=1)
-        )
+        quick = DownloadPolicy(attempts=1, backoff_seconds=0, connect_seconds=1)
+        monkeypatch.setattr(kuairec, "fetch_url", partial(fetch_url, policy=quick))
         with pytest.raises(InputError) as caught:
             KuaiRec().fetch(tmp_path)
         message = str(caught.value)
         assert "\n" not in message
         for part in ("http://127.0.0.1:9/KuaiRec.zip", str(tmp_path), "KuaiRec.zip", MD5, "CC BY-SA 4.0"):
             assert part in message
-
-
-def kuairec_policy(**settings):
-    from flexrec.sources.download import DownloadPolicy
-
-    return DownloadPolicy(**settings)
 
 
 class TestNames:

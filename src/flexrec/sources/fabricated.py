@@ -18,12 +18,12 @@ from flexrec.config import Settings
 from flexrec.files import replacing
 from flexrec.sources.movielens import read_ml_1m
 from flexrec.sources.tables import Tables
+from flexrec.tabular import DAY
 
 if TYPE_CHECKING:
     from ibis.backends import BaseBackend
 
 START = 946_684_800  # 2000-01-01, in epoch seconds
-DAY = 86_400
 TOPICS = ("Action", "Adventure", "Animation", "Comedy", "Crime", "Documentary", "Drama", "Fantasy", "Horror", "Musical")
 _FIRST = ("Silent", "Crimson", "Lost", "Golden", "Broken", "Distant", "Hidden", "Électric", "Paper", "Midnight")
 _SECOND = ("River", "Garden", "Empire", "Café", "Horizon", "Letter", "Machine", "Winter", "Harbour", "Señor")

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
 from flexrec.errors import InputError
@@ -33,25 +33,41 @@ _POLICY = DownloadPolicy()
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
+_ALGORITHMS = {"sha256": "SHA-256", "md5": "MD5"}
+
+
+def digest_of(path: Path, algorithm: Literal["sha256", "md5"] = "sha256") -> str:
+    """Return the digest of a file's content in hexadecimal digits.
+
+    MD5 is for publishers that give nothing else: it tells a damaged file, not a forged one.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return digest_of(path)
 
 
-def verified(path: Path, sha256: str) -> Path:
-    """Return `path` if its content has the digest.
+def verified(path: Path, digest: str) -> Path:
+    """Return `path` if its content has the digest: a SHA-256, or `md5:` and an MD5.
 
     Raises:
         InputError: It has another one; the message names both. The file is left as it is.
     """
-    actual = sha256_of(path)
-    if actual != sha256:
+    algorithm, expected = _algorithm_and_digits(digest)
+    actual = digest_of(path, algorithm)
+    if actual != expected:
         raise InputError(
-            f"{path}: its SHA-256 is {actual}, expected {sha256}. "
+            f"{path}: its {_ALGORITHMS[algorithm]} is {actual}, expected {expected}. "
             "Move the file away so that it is fetched again, or put the right one there."
         )
     return path
+
+
+def _algorithm_and_digits(digest: str) -> tuple[Literal["sha256", "md5"], str]:
+    return ("md5", digest.removeprefix("md5:")) if digest.startswith("md5:") else ("sha256", digest)
 
 
 def fetch_from_index(requirement: str, sha256: str, folder: Path, *, source: bool = False) -> Path:
@@ -110,7 +126,7 @@ def fetch_from_index(requirement: str, sha256: str, folder: Path, *, source: boo
 
 def fetch_url(
     url: str | Sequence[str],
-    sha256: str,
+    digest: str | None,
     folder: Path,
     *,
     name: str | None = None,
@@ -124,7 +140,7 @@ def fetch_url(
 
     Args:
         url: Address, or several of the same file in the order in which to try them.
-        sha256: Digest of the content.
+        digest: SHA-256 of the content, or `md5:` and its MD5; None takes what comes.
         folder: Where the file goes.
         name: The file's name; by default the last part of the first address.
         policy: When to try again and when to give up.
@@ -136,54 +152,58 @@ def fetch_url(
     addresses = [url] if isinstance(url, str) else list(url)
     target = folder / (name or Path(urlsplit(addresses[0]).path).name)
     if target.exists():
-        return verified(target, sha256)
+        return target if digest is None else verified(target, digest)
     partial = target.with_name(f"{target.name}.part")
     logger.info("fetching %s from %s", target.name, addresses[0])
     reasons = {}
     for address in addresses:
         try:
-            return _fetch_from(address, sha256, target, partial, policy)
+            return _fetch_from(address, digest, target, partial, policy)
         except InputError as error:
             reasons[address] = str(error)
             logger.info("%s: %s", address, error)
     why = "; ".join(f"{address} ({reason})" for address, reason in reasons.items())
     kept = partial.stat().st_size if partial.exists() else 0
     again = f"Its first {kept} bytes are kept; run again to go on, or download it" if kept else "Download it"
+    right = ""
+    if digest is not None:
+        algorithm, digits = _algorithm_and_digits(digest)
+        right = f" ({_ALGORITHMS[algorithm]} {digits})"
     raise InputError(
-        f"could not fetch {target.name} from {why}. {again} elsewhere and put it into {folder} as {target.name} "
-        f"(SHA-256 {sha256})."
+        f"could not fetch {target.name} from {why}. {again} elsewhere and put it into {folder} as {target.name}{right}."
     )
 
 
-def _fetch_from(address: str, sha256: str, target: Path, partial: Path, policy: DownloadPolicy) -> Path:
+def _fetch_from(address: str, digest: str | None, target: Path, partial: Path, policy: DownloadPolicy) -> Path:
     downloader = ResumingDownloader(partial, policy)
     try:
-        return _retrieve(address, sha256, target, downloader)
+        return _retrieve(address, digest, target, downloader)
     except _WrongContentError:
         if not downloader.resumed:
             raise
         logger.info("%s: the pieces do not fit together; fetching it in one piece", target.name)
-    return _retrieve(address, sha256, target, downloader)
+    return _retrieve(address, digest, target, downloader)
 
 
 class _WrongContentError(InputError):
     """All of a file arrived, with another digest."""
 
 
-def _retrieve(address: str, sha256: str, target: Path, downloader: ResumingDownloader) -> Path:
+def _retrieve(address: str, digest: str | None, target: Path, downloader: ResumingDownloader) -> Path:
     import pooch
 
     pooch.get_logger().setLevel(logging.WARNING)
+    known = None if digest is None else ":".join(_algorithm_and_digits(digest))
     try:
-        pooch.retrieve(
-            address, known_hash=f"sha256:{sha256}", fname=target.name, path=target.parent, downloader=downloader
-        )
+        pooch.retrieve(address, known_hash=known, fname=target.name, path=target.parent, downloader=downloader)
     except OSError as error:
         raise InputError(str(error)) from error
     except ValueError as error:
         # pooch reports a wrong digest as a ValueError whose text names both, and has removed the file
-        other = next((digest for digest in re.findall(r"\b[0-9a-f]{64}\b", str(error)) if digest != sha256), "another")
-        raise _WrongContentError(f"its SHA-256 is {other}, expected {sha256}") from error
+        algorithm, expected = _algorithm_and_digits(digest or "")
+        found = re.findall(rf"\b[0-9a-f]{{{len(expected)}}}\b", str(error))
+        other = next((digits for digits in found if digits != expected), "another")
+        raise _WrongContentError(f"its {_ALGORITHMS[algorithm]} is {other}, expected {expected}") from error
     return target
 
 

@@ -23,9 +23,8 @@ from pydantic import Field
 from flexrec.config import Settings
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
-from flexrec.sources.download import DownloadPolicy, ResumingDownloader
 from flexrec.sources.fabricator.kuairec import write_kuairec
-from flexrec.sources.fetch import extract_member, verified
+from flexrec.sources.fetch import digest_of, extract_member, fetch_url, verified
 from flexrec.sources.kuairec_categories import CATEGORIES, MISSING_ID, MISSING_NAME, tag_name
 from flexrec.sources.tables import EARLIEST, LATEST, Tables, interactions_table, items_table, read_delimited
 from flexrec.sources.typed_csv import Kind, header_of, read_typed_csv, refuse_first
@@ -106,19 +105,18 @@ class KuaiRec(Settings):
             if by_hand := _unpacked(folder, self._needed):
                 logger.info("%s: files put there by hand are used as they are, without a digest", by_hand)
                 return by_hand
-            _download(archive, self.md5)
-        digest = _md5_of(archive)
-        if self.md5 and digest != self.md5:
-            raise InputError(
-                f"{archive}: its MD5 is {digest}, expected {self.md5}. Move the file away so that it is fetched again, "
-                f"or put the right one there ({ADDRESS})."
-            )
+            try:
+                fetch_url(ADDRESS, f"md5:{self.md5}" if self.md5 else None, raw_folder)
+            except InputError as error:
+                raise InputError(f"{error} Or put its CSV files into {folder}. {LICENCE}.") from error
+        if self.md5:
+            verified(archive, f"md5:{self.md5}")
         members = _members(archive)
         if absent := [name for name in self._needed if name not in members]:
             raise InputError(
                 f"{archive} has no {', '.join(absent)}; it holds {', '.join(sorted(members)) or 'no CSV file'}"
             )
-        target = folder / digest[:12]
+        target = folder / digest_of(archive, "md5")[:12]
         for name in (*self._needed, DAILY_FILE):
             if name in members and not (target / name).exists():
                 logger.info("unpacking %s", name)
@@ -250,34 +248,6 @@ def _members(archive: Path) -> dict[str, str]:
     if len(members) < len(names):
         raise InputError(f"{archive}: a file occurs in several folders: {', '.join(names)}")
     return members
-
-
-def _md5_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _download(target: Path, md5: str) -> None:
-    import pooch
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    partial = target.with_name(f"{target.name}.part")
-    logger.info("fetching %s (432 MB) from %s", target.name, ADDRESS)
-    try:
-        pooch.retrieve(
-            ADDRESS,
-            known_hash=f"md5:{md5}" if md5 else None,
-            fname=target.name,
-            path=target.parent,
-            downloader=ResumingDownloader(partial, DownloadPolicy()),
-        )
-    except (OSError, ValueError) as error:
-        expected = f" (MD5 {md5})" if md5 else ""
-        raise InputError(
-            f"could not fetch {target.name} from {ADDRESS}: {' '.join(str(error).split())}. Download it elsewhere and "
-            f"put it into {target.parent} as {target.name}{expected}, or its CSV files into "
-            f"{target.parent / 'kuairec'}. {LICENCE}."
-        ) from error
 
 
 # ---- the matrix ----

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from flexrec.files import replacing
 from flexrec.sources.fabricator.scale import scaled, shared_out
 from flexrec.sources.fabricator.words import words
+from flexrec.tabular import DAY
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _chosen(
 def _times(user: Int[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     """Epoch seconds: a few sittings per user in which several ratings share a second, as in the real file."""
     users = int(user.max()) + 1
-    sittings = np.sort(rng.integers(0, (DAYS - 1) * 86_400, (users, _EVENINGS)), axis=1)
+    sittings = np.sort(rng.integers(0, (DAYS - 1) * DAY, (users, _EVENINGS)), axis=1)
     which = rng.integers(0, _EVENINGS, len(user))
     return BEGIN + sittings[user, which] + rng.integers(0, 1_500, len(user))
 
