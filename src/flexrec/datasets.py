@@ -17,7 +17,7 @@ from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
 from kedro_datasets.text import TextDataset as KedroTextDataset
 from plotly import graph_objects as go
 
-from flexrec.files import replacing, sibling
+from flexrec.files import building, replacing
 from flexrec.fingerprint import content_digest
 from flexrec.ranking.columns import Columns
 from flexrec.sources.sparsify import Marks, marked
@@ -26,9 +26,7 @@ from flexrec.tabular import (
     as_table,
     connect,
     is_numbered,
-    move_into_place,
     read_parquet,
-    remove,
     write_parquet,
 )
 
@@ -93,17 +91,11 @@ class TableDataset(AbstractDataset["ibis.Table | pd.DataFrame", "ibis.Table"]):
         """
         in_memory = isinstance(data, pd.DataFrame)
         table = as_table(self._schema.validate(data)) if in_memory else self._schema.validate_types(data)
-        self._filepath.parent.mkdir(parents=True, exist_ok=True)
-        partial, old = sibling(self._filepath), sibling(self._filepath)
-        try:
+        with building(self._filepath) as partial:
             write_parquet(table, partial, self.connection)
             if not in_memory:
                 self._schema.validate_values(read_parquet(partial, self.connection))
                 self._schema.validate_numbers(lambda column: is_numbered(partial, column, self.connection))
-            move_into_place(partial, self._filepath, old)
-        finally:
-            remove(partial)
-            remove(old)
 
     def _exists(self) -> bool:
         return self._filepath.exists()
@@ -148,18 +140,13 @@ class ObservationsDataset(AbstractDataset[Marks, "ibis.Table"]):
             InputError: A mark breaks a rule of the schema; the old ones stay.
         """
         connection = self._interactions.connection
-        partial, old = sibling(self._filepath), sibling(self._filepath)
-        try:
-            partial.mkdir(parents=True)
+        with building(self._filepath) as partial:
+            partial.mkdir()
             self._schema.validate_marks(data.observed, data.splits)
             write_parquet(data.observed.order_by(Columns.EVENT_ID), partial / "observed.parquet", connection)
             write_parquet(data.splits.order_by(Columns.USER_ID), partial / "splits.parquet", connection)
             digest = content_digest(self._interactions._filepath)
             (partial / "interactions.sha256").write_text(f"{digest}\n", encoding="utf-8")
-            move_into_place(partial, self._filepath, old)
-        finally:
-            remove(partial)
-            remove(old)
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()
@@ -222,9 +209,7 @@ class FolderDataset(AbstractVersionedDataset[Path | Callable[[Path], None], Path
             DatasetError: `data` is neither a folder nor a function, or it wrote nothing.
         """
         target = Path(self._get_save_path())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial, old = sibling(target), sibling(target)
-        try:
+        with building(target) as partial:
             if isinstance(data, Path):
                 shutil.copytree(data, partial)
             elif callable(data):
@@ -234,13 +219,6 @@ class FolderDataset(AbstractVersionedDataset[Path | Callable[[Path], None], Path
                 raise DatasetError(f"a folder is saved from a path or a function, not from {type(data).__name__}")
             if not any(partial.iterdir()):
                 raise DatasetError(f"nothing was written into the folder for {target}")
-            # A folder cannot take the place of another in one step; a kill in between leaves none, which reruns.
-            if target.exists():
-                target.replace(old)
-            partial.replace(target)
-        finally:
-            for leftover in (partial, old):
-                shutil.rmtree(leftover, ignore_errors=True)
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_dir()

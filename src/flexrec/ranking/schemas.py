@@ -10,308 +10,22 @@ The two tables that may be too large for memory are checked by the engine that h
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
-from pandera.errors import SchemaError, SchemaErrorReason
 
 from flexrec.errors import InputError
+from flexrec.ranking import rules
 from flexrec.ranking.columns import SPLITS
+from flexrec.ranking.table import Table, short
 
 if TYPE_CHECKING:
     import ibis
 
 UNIT_NORM_TOLERANCE = 1e-3  # room for encoders that normalise in half precision
 ORDER_TOLERANCE = 1e-6  # room for scores recomputed in float32
-
-ListKind = Literal["ids", "finite", "non-negative", "flags", "finite or NaN", "texts"]
-
-
-class Table(pa.DataFrameModel):
-    """Base of the models: what all tables have in common."""
-
-    _key: ClassVar[tuple[str, ...]] = ()
-    """Columns that name a row in a message."""
-
-    class Config:
-        """Pandera's settings."""
-
-        strict = True
-
-    @classmethod
-    def validate(
-        cls,
-        check_obj: pd.DataFrame,
-        head: int | None = None,
-        tail: int | None = None,
-        sample: int | None = None,
-        random_state: int | None = None,
-        lazy: bool = False,
-        inplace: bool = False,
-    ) -> Any:
-        """Check a table; the arguments are pandera's.
-
-        Args:
-            check_obj: The table; it is not modified.
-            head: Check only the first rows, `tail` the last, `sample` a random sample seeded by `random_state`.
-            tail: See `head`.
-            sample: See `head`.
-            random_state: See `head`.
-            lazy: No effect: the first broken rule is reported, since later rules take earlier ones for granted.
-            inplace: No effect.
-
-        Returns:
-            The table with harmless conversions made and rows numbered from 0.
-
-        Raises:
-            InputError: If the table breaks a rule.
-        """
-        if not isinstance(check_obj, pd.DataFrame):
-            raise InputError(f"table {cls.table_name()}: a pandas DataFrame is needed, not {type(check_obj).__name__}")
-        if not check_obj.columns.is_unique:
-            raise InputError(f"table {cls.table_name()}: a column occurs twice in {list(check_obj.columns)}")
-        columns = cls.to_schema().columns
-        frame = check_obj.reset_index(drop=True)
-        for name in [*columns, *frame.columns]:
-            if name not in frame.columns or name not in columns:
-                fault = "missing" if name in columns else "not expected"
-                raise InputError(
-                    cls._place(frame, str(name), None) + f"the column is {fault}; the columns are {', '.join(columns)}"
-                )
-        for name, column in columns.items():
-            frame[name] = cls._converted(frame, name, _dtype_name(column.dtype))
-        try:
-            return super().validate(frame, head, tail, sample, random_state)
-        except SchemaError as error:
-            raise InputError(cls._explained(error, frame)) from error
-
-    @classmethod
-    def validate_types(cls, table: "ibis.Table") -> "ibis.Table":
-        """Check the columns and types of an engine's table; no value is read.
-
-        Returns:
-            The table with its columns in the model's order and types.
-
-        Raises:
-            InputError: A column is missing, not expected, or of a type that would have to change values.
-        """
-        columns = cls.to_schema().columns
-        for name in [*columns, *table.columns]:
-            if name not in table.columns or name not in columns:
-                fault = "missing" if name in columns else "not expected"
-                raise InputError(
-                    f"table {cls.table_name()}, column {name}: the column is {fault}; "
-                    f"the columns are {', '.join(columns)}"
-                )
-        wanted = {name: _dtype_name(column.dtype) for name, column in columns.items()}
-        for name, dtype in wanted.items():
-            found = table[name].type()
-            fits = {"int64": found.is_integer, "float64": found.is_numeric, "bool": found.is_boolean}
-            if not fits.get(dtype, found.is_string)():
-                raise InputError(f"table {cls.table_name()}, column {name}: {dtype} is needed, the type is {found}")
-        # a type that is right already is not cast
-        return table.select(
-            [
-                table[name]
-                if dtype in ("bool", "str") or str(table[name].type()) == dtype
-                else table[name].cast(dtype).name(name)
-                for name, dtype in wanted.items()
-            ]
-        )
-
-    @classmethod
-    def table_name(cls) -> str:
-        """Name of the table in messages, as in the catalog."""
-        return str(cls.to_schema().name)
-
-    @classmethod
-    def _converted(cls, frame: pd.DataFrame, name: str, dtype: str) -> pd.Series:
-        """The column in the type of the model, or an error that names the first value that does not fit."""
-        column = frame[name]
-        if str(column.dtype) == dtype:
-            return column
-        if dtype == "object":
-            if len(column) > 0:
-                raise InputError(cls._place(frame, name, None) + f"lists are needed, found the type {column.dtype}")
-            return column.astype(object)
-        if column.isna().any() and dtype in ("int64", "bool"):
-            row = int(np.flatnonzero(column.isna())[0])
-            raise InputError(cls._place(frame, name, row) + "a value is missing")
-        if dtype == "str":
-            fits = column.map(lambda value: isinstance(value, str)).astype(bool) | column.isna()
-        elif dtype == "bool":
-            fits = column.map(lambda value: isinstance(value, bool | np.bool_)).astype(bool)
-        elif pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column):
-            number = float if dtype == "float64" else int
-            fits = column.map(lambda value: _is_number(value, number)).astype(bool)
-        elif dtype == "int64":
-            # beyond 2^53 a float no longer tells neighbouring integers apart
-            limit = 2**53 if pd.api.types.is_float_dtype(column) else 2**63 - 1
-            fits = (column % 1 == 0) & (column <= limit) & (column >= -limit)
-        else:
-            return column.astype(cast(Any, dtype))
-        if not fits.all():
-            row = int(np.flatnonzero(~fits.to_numpy(dtype=bool))[0])
-            raise InputError(cls._place(frame, name, row) + f"{dtype} is needed, found {_short(column.iloc[row])}")
-        return column.astype(cast(Any, dtype))
-
-    @classmethod
-    def _place(cls, frame: pd.DataFrame, column: str | None, row: int | None) -> str:
-        """`table t, column c, row r (key value): `, as far as known."""
-        parts = [f"table {cls.table_name()}"]
-        if column is not None:
-            parts.append(f"column {column}")
-        if row is not None:
-            keys = [f"{key} {frame[key].iloc[row]}" for key in cls._key]
-            parts.append(f"row {row}" + (f" ({', '.join(keys)})" if keys else ""))
-        return ", ".join(parts) + ": "
-
-    @classmethod
-    def _explained(cls, error: SchemaError, frame: pd.DataFrame) -> str:
-        """One sentence for a broken rule."""
-        reason = error.reason_code
-        column = str(error.schema.name) if isinstance(error.schema, pa.Column) else None
-        rule = str(getattr(error.check, "error", None) or error.check)
-        if reason == SchemaErrorReason.SERIES_CONTAINS_NULLS:
-            rule = "a value is missing"
-        elif reason in (SchemaErrorReason.SERIES_CONTAINS_DUPLICATES, SchemaErrorReason.DUPLICATES):
-            what = column or ", ".join(cls.to_schema().unique or ())
-            rule = f"{what} must be unique, this value occurs more than once"
-        cases = error.failure_cases
-        # a rule that itself fails names no row
-        if not isinstance(cases, pd.DataFrame) or "index" not in cases or cases["index"].isna().any():
-            return cls._place(frame, column, None) + rule
-        rows = sorted({int(row) for row in cases["index"]})
-        found = f"; found {_short(frame[column].iloc[rows[0]])}" if column is not None else ""
-        more = f" ({len(rows)} rows break this rule)" if len(rows) > 1 else ""
-        return cls._place(frame, column, rows[0]) + rule + found + more
-
-
-def _dtype_name(dtype: Any) -> str:
-    """pandas' name of a model's type; `str` whatever stores the text."""
-    name = str(dtype)
-    return "str" if name.startswith("str") else name
-
-
-def _is_number(value: object, number: type[int] | type[float]) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return False
-    return isinstance(value, int | np.integer) or (number is float and isinstance(value, float | np.floating))
-
-
-def _short(value: object) -> str:
-    text = repr(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-# ---- rules for columns of lists ----
-
-_LIST_RULES: dict[str, str] = {
-    "ids": "a list of integer ids is needed",
-    "finite": "a list of finite numbers is needed",
-    "non-negative": "a list of finite numbers, none negative, is needed",
-    "flags": "a list of 0 and 1 is needed",
-    "finite or NaN": "a list of numbers (NaN where unknown, never infinite) is needed",
-    "texts": "a list of texts is needed",
-}
-
-
-def _is_list(cell: object, kind: ListKind) -> bool:
-    """Whether a cell is a flat list of the kind."""
-    if not isinstance(cell, list | tuple | np.ndarray):
-        return False
-    if kind == "texts":
-        return all(isinstance(value, str) for value in cell)
-    try:
-        array = np.asarray(cell)
-    except ValueError:  # lists of unequal length inside the list
-        return False
-    if array.ndim != 1:
-        return False
-    if array.size == 0:
-        return True
-    if kind == "ids":
-        return array.dtype.kind in "iu"
-    if array.dtype.kind not in "iuf":
-        return False
-    if kind == "finite or NaN":
-        return not bool(np.isinf(array).any())
-    if kind == "non-negative":
-        return bool((np.isfinite(array) & (array >= 0)).all())
-    if kind == "flags":
-        return bool(((array == 0) | (array == 1)).all())
-    return bool(np.isfinite(array).all())
-
-
-def _lists(kind: ListKind, *columns: str) -> Any:
-    def rule(cls: type[Table], cells: pd.Series) -> pd.Series:
-        return _each(lambda cell: _is_list(cell, kind), cells)
-
-    return pa.check(*columns, name=kind, error=_LIST_RULES[kind])(rule)
-
-
-def _not_empty(*columns: str) -> Any:
-    def rule(cls: type[Table], cells: pd.Series) -> pd.Series:
-        return _each(lambda cell: len(cell) > 0, cells)
-
-    return pa.check(*columns, name="not_empty", error="the list must not be empty")(rule)
-
-
-def _distinct(*columns: str) -> Any:
-    def rule(cls: type[Table], cells: pd.Series) -> pd.Series:
-        return _each(lambda cell: len(set(np.asarray(cell).tolist())) == len(cell), cells)
-
-    return pa.check(*columns, name="distinct", error="an id occurs more than once in the list")(rule)
-
-
-def _rows(error: str, holds: Callable[..., bool], *columns: str) -> Any:
-    """A rule over several cells of one row."""
-
-    def rule(cls: type[Table], frame: pd.DataFrame) -> pd.Series:
-        return _each(holds, *(frame[column] for column in columns))
-
-    return pa.dataframe_check(name="_".join(columns), error=error)(rule)
-
-
-def _same_length(*columns: str) -> Any:
-    return _rows(
-        f"{', '.join(columns)} must have the same length",
-        lambda *cells: len({len(cell) for cell in cells}) == 1,
-        *columns,
-    )
-
-
-def _disjoint(first: str, second: str) -> Any:
-    return _rows(
-        f"{first} and {second} must not share an item",
-        lambda a, b: set(np.asarray(a).tolist()).isdisjoint(np.asarray(b).tolist()),
-        first,
-        second,
-    )
-
-
-def _finite(*columns: str) -> Any:
-    def rule(cls: type[Table], values: pd.Series) -> pd.Series:
-        return pd.Series(np.isfinite(values.to_numpy()), index=values.index)
-
-    return pa.check(*columns, name="finite", error="a finite number is needed")(rule)
-
-
-def _text(*columns: str) -> Any:
-    def rule(cls: type[Table], values: pd.Series) -> pd.Series:
-        return (values.str.strip() != "").astype(bool)
-
-    return pa.check(*columns, name="text", error="a text is needed, this one is blank")(rule)
-
-
-def _each(holds: Callable[..., bool], *columns: pd.Series) -> pd.Series:
-    held = [holds(*cells) for cells in zip(*columns, strict=True)]
-    return pd.Series(held, index=columns[0].index, dtype=bool)
-
-
-# ---- tables ----
 
 
 class Interactions(Table):
@@ -324,7 +38,7 @@ class Interactions(Table):
     event_id: int = pa.Field(unique=True, description="rank in (timestamp, file order)")
 
     _key = ("event_id",)
-    _engagement = _finite("engagement")
+    _engagement = rules.finite("engagement")
 
     class Config:
         """Pandera's settings."""
@@ -356,7 +70,7 @@ class Interactions(Table):
             where, value = "", ""
             if pd.notna(first):
                 row = table.filter(key == int(first)).limit(1).to_pandas().iloc[0]
-                where, value = f", event_id {int(first)}", f"; found {_short(row[column])}"
+                where, value = f", event_id {int(first)}", f"; found {short(row[column])}"
             more = f" ({count} rows break this rule)" if count > 1 else ""
             raise InputError(f"table {cls.table_name()}, column {column}{where}: {rule}{value}{more}")
 
@@ -391,8 +105,8 @@ class Items(Table):
     released: float = pa.Field(nullable=True, description="year, with a fraction where the day is known; NaN: unknown")
 
     _key = ("item_id",)
-    _topics = _lists("texts", "topics")
-    _title = _text("title")
+    _topics = rules.lists("texts", "topics")
+    _title = rules.text("title")
 
     class Config:
         """Pandera's settings."""
@@ -413,7 +127,7 @@ class Queries(Table):
     split: str = pa.Field(isin=SPLITS, nullable=True, description="missing: dealt by the seed")
 
     _key = ("user_id",)
-    _query = _text("query")
+    _query = rules.text("query")
 
     class Config:
         """Pandera's settings."""
@@ -468,7 +182,7 @@ class Observations(Interactions):
             first = splits.filter(wrong).order_by("user_id").limit(1).to_pandas().iloc[0]
             raise InputError(
                 f"table {name}, column split, user_id {first['user_id']}: isin({list(SPLITS)}); "
-                f"found {_short(first['split'])} ({found['wrong']} users)"
+                f"found {short(first['split'])} ({found['wrong']} users)"
             )
         if found["rows"] != found["distinct"]:
             raise InputError(f"table {name}, column split: a user must be in one split only")
@@ -484,18 +198,18 @@ class _Embeddings(Table):
 
     embedding: object = pa.Field(description="float32, unit norm")
 
-    _embedding = _lists("finite", "embedding")
-    _some = _not_empty("embedding")
+    _embedding = rules.lists("finite", "embedding")
+    _some = rules.not_empty("embedding")
 
     @pa.check("embedding", name="size", error="every embedding must have the same number of dimensions")
     @classmethod
     def _one_size(cls, cells: pd.Series) -> pd.Series:
-        return _each(lambda cell: len(cell) == len(cells.iloc[0]), cells)
+        return rules.each(lambda cell: len(cell) == len(cells.iloc[0]), cells)
 
     @pa.check("embedding", name="norm", error="an embedding must have norm 1")
     @classmethod
     def _unit_norm(cls, cells: pd.Series) -> pd.Series:
-        return _each(
+        return rules.each(
             lambda cell: bool(abs(np.linalg.norm(np.asarray(cell, dtype=np.float64)) - 1.0) <= UNIT_NORM_TOLERANCE),
             cells,
         )
@@ -540,12 +254,12 @@ class _Requests(Table):
     query: str = pa.Field(description="what is asked in words; empty where the context is the history")
 
     _key = ("instance_id",)
-    _ids = _lists("ids", "history_items", "candidates")
-    _engagements = _lists("finite", "history_engagements")
-    _some = _not_empty("candidates")
-    _unique = _distinct("candidates")
-    _history_length = _same_length("history_items", "history_engagements")
-    _new = _disjoint("history_items", "candidates")
+    _ids = rules.lists("ids", "history_items", "candidates")
+    _engagements = rules.lists("finite", "history_engagements")
+    _some = rules.not_empty("candidates")
+    _unique = rules.distinct("candidates")
+    _history_length = rules.same_length("history_items", "history_engagements")
+    _new = rules.disjoint("history_items", "candidates")
 
 
 class Instances(_Requests):
@@ -553,9 +267,9 @@ class Instances(_Requests):
 
     similarities: object = pa.Field(description="the retriever's score, not increasing")
 
-    _scores = _lists("finite", "similarities")
-    _length = _same_length("candidates", "similarities")
-    _best_first = _rows(
+    _scores = rules.lists("finite", "similarities")
+    _length = rules.same_length("candidates", "similarities")
+    _best_first = rules.rows(
         "similarities must not increase (the retriever's order, best first)",
         lambda cell: bool((np.diff(np.asarray(cell, dtype=np.float64)) <= ORDER_TOLERANCE).all()),
         "similarities",
@@ -578,11 +292,11 @@ class LabelledInstances(_Requests):
     recency: object = pa.Field(description="1 / (1 + age in years), 0 where the year is unknown")
     observed_engagement: object = pa.Field(description="NaN where unobserved; all NaN outside training")
 
-    _finite = _lists("finite", "similarity", "quality")
-    _flags = _lists("flags", "niche")
-    _counts = _lists("non-negative", "trend", "popularity", "recency")
-    _labels = _lists("finite or NaN", "observed_engagement")
-    _length = _same_length(
+    _finite = rules.lists("finite", "similarity", "quality")
+    _flags = rules.lists("flags", "niche")
+    _counts = rules.lists("non-negative", "trend", "popularity", "recency")
+    _labels = rules.lists("finite or NaN", "observed_engagement")
+    _length = rules.same_length(
         "candidates",
         "similarity",
         "niche",
@@ -592,7 +306,7 @@ class LabelledInstances(_Requests):
         "recency",
         "observed_engagement",
     )
-    _no_leak = _rows(
+    _no_leak = rules.rows(
         "observed_engagement must be NaN for validation and test instances (labels would leak)",
         lambda split, cell: split == "train" or bool(np.isnan(np.asarray(cell, dtype=np.float64)).all()),
         "split",
@@ -612,8 +326,8 @@ class TrueLabels(Table):
     engagement: object = pa.Field(description="aligned with the candidates of labelled_instances")
 
     _key = ("instance_id",)
-    _labels = _lists("finite", "engagement")
-    _some = _not_empty("engagement")
+    _labels = rules.lists("finite", "engagement")
+    _some = rules.not_empty("engagement")
 
     class Config:
         """Pandera's settings."""
@@ -629,9 +343,9 @@ class Gains(Table):
     gains: object = pa.Field(description="aligned with the candidates of labelled_instances")
 
     _key = ("instance_id", "need")
-    _need = _text("need")
-    _gains = _lists("non-negative", "gains")
-    _some = _not_empty("gains")
+    _need = rules.text("need")
+    _gains = rules.lists("non-negative", "gains")
+    _some = rules.not_empty("gains")
 
     class Config:
         """Pandera's settings."""
@@ -648,10 +362,10 @@ class CriticPredictions(Table):
     variance: object = pa.Field(description="its squared unit")
 
     _key = ("instance_id",)
-    _mean = _lists("finite", "mean")
-    _variance = _lists("non-negative", "variance")
-    _some = _not_empty("mean")
-    _length = _same_length("mean", "variance")
+    _mean = rules.lists("finite", "mean")
+    _variance = rules.lists("non-negative", "variance")
+    _some = rules.not_empty("mean")
+    _length = rules.same_length("mean", "variance")
 
     class Config:
         """Pandera's settings."""
@@ -668,10 +382,10 @@ class TrainingGains(Table):
     variance: object = pa.Field(description="0 where observed")
 
     _key = ("instance_id", "need")
-    _need = _text("need")
-    _values = _lists("non-negative", "mean", "variance")
-    _some = _not_empty("mean")
-    _length = _same_length("mean", "variance")
+    _need = rules.text("need")
+    _values = rules.lists("non-negative", "mean", "variance")
+    _some = rules.not_empty("mean")
+    _length = rules.same_length("mean", "variance")
 
     class Config:
         """Pandera's settings."""
@@ -693,11 +407,11 @@ class Rankings(Table):
     missing: int = pa.Field(ge=0)
 
     _key = ("method", "need", "instance_id")
-    _names = _text("method", "need")
-    _ids = _lists("ids", "ranking", "input_order")
-    _some = _not_empty("ranking")
-    _unique = _distinct("ranking")
-    _permutation = _rows(
+    _names = rules.text("method", "need")
+    _ids = rules.lists("ids", "ranking", "input_order")
+    _some = rules.not_empty("ranking")
+    _unique = rules.distinct("ranking")
+    _permutation = rules.rows(
         "ranking and input_order must hold the same ids",
         lambda a, b: sorted(np.asarray(a).tolist()) == sorted(np.asarray(b).tolist()),
         "ranking",
@@ -730,8 +444,8 @@ class InstanceMetrics(Table):
     missing_rate: float = pa.Field(in_range=(0.0, 1.0))
 
     _key = ("method", "need", "instance_id")
-    _names = _text("method", "need")
-    _rates = _finite("invalid_rate", "repeated_rate")
+    _names = rules.text("method", "need")
+    _rates = rules.finite("invalid_rate", "repeated_rate")
 
     class Config:
         """Pandera's settings."""
