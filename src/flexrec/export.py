@@ -12,12 +12,12 @@ from kedro.io import DatasetError
 
 from flexrec.cli import split_params
 from flexrec.errors import InputError
-from flexrec.policy.settings import DecodingSettings
-from flexrec.policy.vllm_sampler import GenerationSettings
+from flexrec.policy.settings import DecodingSettings, GenerationSettings
 from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.task import Needs
-from flexrec.rl.settings import MethodSettings, RlSettings
-from flexrec.rl.specification import Tables, write_specification
+from flexrec.rl.settings import MethodEntry, RlSettings, WarmUpSettings
+from flexrec.rl.training import TABLES
+from flexrec.rl.travelling import write_specification
 
 
 def export(project: Path, target: Path, *, env: str | None, parameters: dict[str, Any]) -> Path:
@@ -54,7 +54,7 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
 
         return write_specification(
             target,
-            tables={name: load(name) for name in Tables.model_fields},
+            tables={name: load(name) for name in TABLES},
             base_model=load("base_model"),
             model_name=load("params:model"),
             checkpoint=load("warm_up_policy"),
@@ -62,8 +62,9 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
             needs=Needs.model_validate(load("params:needs_asked")).root,
             prompt=PromptSettings.model_validate(load("params:prompt")),
             decoding=DecodingSettings.model_validate(load("params:decoding")),
-            method=MethodSettings.model_validate(load("params:method_settings")),
+            method=MethodEntry.model_validate(load("params:method_settings")).root,
             rl=RlSettings.model_validate(load("params:rl")),
+            warm_up=WarmUpSettings.model_validate(load("params:warm_up")),
             generation=GenerationSettings.model_validate(load("params:generation")),
             seed=load("params:seed"),
         )

@@ -23,11 +23,10 @@ from flexrec.policy.engine import pad_prompts, score
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.models import load_base, load_policy, load_tokenizer, prepare_base_model, save_policy
 from flexrec.policy.ranker import Ranker
-from flexrec.policy.settings import AdapterSettings, DecodingSettings
+from flexrec.policy.settings import AdapterSettings, DecodingSettings, GenerationSettings
 from flexrec.policy.vllm_sampler import (
     EXTENSION,
     PROCESSOR,
-    GenerationSettings,
     VllmSampler,
     complete_answer,
     merged_weights,

@@ -17,6 +17,9 @@ from jaxtyping import Bool, Int
 
 from flexrec.errors import InputError
 
+TAG_TOKENS = 8
+"""A tag may be split over tokens in several ways; it always fits in so many."""
+
 
 class Kind(IntEnum):
     """What may stand at a position of an answer."""
@@ -82,6 +85,11 @@ class Grammar:
     def column(self) -> dict[int, int]:
         """Column of each token of `choices`."""
         return {token: index for index, token in enumerate(self.choices)}
+
+
+def closed_by(tag: str, decode: Callable[[list[int]], str]) -> Callable[[Sequence[int]], bool]:
+    """Tells from the tokens so far whether their end holds a tag: `Grammar.reasoning_closed`."""
+    return lambda tokens: tag in decode(list(tokens[-TAG_TOKENS:]))
 
 
 class Cursor:

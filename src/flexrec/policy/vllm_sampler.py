@@ -17,15 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from flexrec.config import Settings
 from flexrec.errors import InputError
 from flexrec.files import sibling
-from flexrec.policy.grammar import Cursor, Grammar, Kind
+from flexrec.policy.grammar import Cursor, Grammar, Kind, closed_by
+from flexrec.policy.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from flexrec.policy.engine import Rollouts
@@ -34,41 +33,6 @@ PROCESSOR = "flexrec.policy.vllm_processor:GrammarProcessor"
 EXTENSION = "flexrec.policy.vllm_processor.WeightLoading"
 GRAMMAR_ARGUMENT = "flexrec_grammar"
 LOGPROBS_MODE = "processed_logprobs"
-# a tag may be split over tokens in several ways; it always fits in the last few (as in `Ranker`)
-REASONING_END_TOKENS = 8
-
-
-class GenerationSettings(Settings):
-    """Where the rollouts of reinforcement learning come from."""
-
-    kind: Literal["shared_prompt", "vllm"] = Field(
-        "shared_prompt", description="The built-in sampler, which encodes each prompt once, or vLLM"
-    )
-    mode: Literal["colocate", "server"] = Field(
-        "colocate", description="vLLM in this process, or a `vllm serve` that was started before"
-    )
-    url: str | None = Field(None, description="Address of the server, for instance `http://localhost:8000`")
-    timeout: float = Field(600.0, gt=0, description="Seconds to wait for an answer of the server")
-    weights: Literal["nccl", "folder"] = Field(
-        "nccl", description="How a server gets new weights: from GPU to GPU, or through `weights_folder`"
-    )
-    weights_folder: Path | None = Field(None, description="Folder that trainer and server see under the same path")
-    gpu_memory_utilization: float = Field(
-        0.3, gt=0, le=1, description="Share of the device's memory for a colocated vLLM, weights included"
-    )
-    kv_cache_gib: float | None = Field(None, gt=0, description="Size of its cache; None takes what that share leaves")
-    max_model_length: int | None = Field(None, ge=2, description="Most tokens of prompt and answer; None: the model's")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="`auto`: as the model's")
-    eager: bool = Field(False, description="No compilation and no CUDA graphs: starts sooner, samples slower")
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if self.kind == "vllm" and self.mode == "server":
-            if self.url is None or not self.url.startswith(("http://", "https://")):
-                raise ValueError("mode `server` needs `url`, for instance http://localhost:8000")
-            if self.weights == "folder" and self.weights_folder is None:
-                raise ValueError("`weights: folder` needs `weights_folder`, a path that trainer and server both see")
-        return self
 
 
 def write_grammar(grammar: Grammar) -> str:
@@ -102,12 +66,8 @@ def read_grammar(text: str, tokenizer: Any) -> Grammar:
         value = json.loads(text)
         reasoning_end = tuple(value["reasoning_end"])
         closed: Callable[[Sequence[int]], bool] | None = None
-        if value["reasoning"]:
-            tag = "" if tokenizer is None else tokenizer.decode(list(reasoning_end))
-
-            def closed(tokens: Sequence[int]) -> bool:
-                return tag in tokenizer.decode(list(tokens[-REASONING_END_TOKENS:]))
-
+        if value["reasoning"] and tokenizer is not None:
+            closed = closed_by(tokenizer.decode(list(reasoning_end)), tokenizer.decode)
         return Grammar(
             identifiers=tuple(tuple(sequence) for sequence in value["identifiers"]),
             constrained=True,
@@ -235,10 +195,9 @@ def sampled_tokens(grammar: Grammar) -> int:
     """Most tokens that have to be sampled: the last identifier and what closes an answer are certain."""
     if not grammar.constrained:
         return grammar.max_length
-    lengths = sorted(len(sequence) for sequence in grammar.identifiers)
-    reasoning = 0 if grammar.reasoning_closed is None else grammar.max_reasoning + len(grammar.reasoning_end)
     # the shortest identifier may be the one that is left
-    return max(1, reasoning + len(grammar.opening) + sum(lengths[1:]))
+    certain = len(grammar.closing) + min(len(sequence) for sequence in grammar.identifiers)
+    return max(1, grammar.longest - certain)
 
 
 def complete_answer(grammar: Grammar, tokens: Sequence[int], log_probabilities: Sequence[float]) -> Sampled:
