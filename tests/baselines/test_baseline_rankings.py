@@ -1,12 +1,16 @@
 """Rankings of the baselines."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexrec.baselines import BASELINES, baseline_rankings, rank_by_score
+from flexrec.baselines import BASELINES, baseline_rankings, rank_by_score, rankings
+from flexrec.baselines.scores import Scores
+from flexrec.baselines.settings import Bert4RecSettings, FittedSettings, LambdaMartSettings
 from flexrec.errors import InputError
 from flexrec.ranking.needs import Need
 from flexrec.ranking.schemas import Rankings
@@ -52,6 +56,15 @@ OBSERVATIONS = pd.DataFrame(
 EMBEDDINGS = pd.DataFrame({"item_id": range(40), "embedding": list(np.eye(40, dtype=np.float32))})
 
 
+TRAINING = table(20).assign(
+    instance_id=range(500, 520),
+    user_id=range(500, 520),
+    split="train",
+    observed_engagement=[[float("nan"), *[3.0] * 4]] * 20,
+)
+FITTED = FittedSettings(lambdamart=LambdaMartSettings(trees=3, min_rows=2), bert4rec=Bert4RecSettings(epochs=1))
+
+
 def predictions(instances: pd.DataFrame) -> pd.DataFrame:
     means = [[float(item) for item in candidates] for candidates in instances["candidates"]]
     return pd.DataFrame(
@@ -63,12 +76,14 @@ def rank(instances: pd.DataFrame, methods: list[str], seed: int = 1) -> pd.DataF
     return baseline_rankings(
         instances,
         OBSERVATIONS,
-        predictions(instances),
+        predictions(pd.concat([instances, TRAINING])),
         EMBEDDINGS,
         NEEDS,
         methods=methods,
         gain="exponential",
         seed=seed,
+        training_instances=TRAINING,
+        fitted=FITTED,
     )
 
 
@@ -77,7 +92,9 @@ def test_every_baseline_gives_a_valid_table() -> None:
     rankings = rank(instances, list(BASELINES))
     Rankings.validate(rankings)
     assert len(rankings) == len(BASELINES) * len(NEEDS) * len(instances)
-    assert set(rankings["method"]) == {"random", "retriever", "popularity", "item_mean", "trend", "star", "critic"}
+    assert rankings["method"].drop_duplicates().tolist() == list(BASELINES)
+    untrained = {"random", "retriever", "popularity", "item_mean", "trend", "star", "critic"}
+    assert set(BASELINES) == untrained | {"mf", "lambdamart", "bert4rec"}
     assert (rankings[["invalid", "repeated", "missing"]] == 0).all(axis=None)
     for _, row in rankings.iterrows():
         assert sorted(row["ranking"]) == sorted(row["input_order"])
@@ -110,6 +127,24 @@ def test_reruns_and_subsets_agree() -> None:
     assert len(merged) == len(some)
     assert merged["ranking"].tolist() == merged["ranking_full"].tolist()
     assert full["ranking"].tolist() != rank(instances, methods, seed=2)["ranking"].tolist()
+
+
+def test_what_does_not_read_the_need_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, int] = {}
+
+    def counted(name: str, score: Callable[..., Scores]) -> Callable[..., Scores]:
+        def scorer(*given: object, **named: object) -> Scores:
+            calls[name] = calls.get(name, 0) + 1
+            return score(*given, **named)
+
+        return scorer
+
+    monkeypatch.setattr(rankings, "BASELINES", {name: counted(name, score) for name, score in BASELINES.items()})
+    found = rank(table(4), list(BASELINES))
+    assert calls == {name: 1 if name in ("mf", "bert4rec") else len(NEEDS) for name in BASELINES}
+    for name in ("mf", "bert4rec"):
+        interest, trend = (found.query(f"method == '{name}' and need == '{need}'")["ranking"] for need in NEEDS)
+        assert interest.tolist() == trend.tolist()
 
 
 def test_ties_are_broken_at_random_not_by_input_order() -> None:

@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from flexrec.baselines.bert4rec import bert4rec_scores
+from flexrec.baselines.factorisation import mf_scores
+from flexrec.baselines.lambdamart import lambdamart_scores
 from flexrec.baselines.scores import (
     Baseline,
+    Scores,
     critic_scores,
     item_mean_scores,
     popularity_scores,
@@ -16,13 +20,14 @@ from flexrec.baselines.scores import (
     star_scores,
     trend_scores,
 )
+from flexrec.baselines.settings import FittedSettings
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.needs import Need
 from flexrec.retrieval.star import StarScoringSettings
 
-_STAR = StarScoringSettings()
+_STAR, _FITTED = StarScoringSettings(), FittedSettings()
 
 BASELINES: Mapping[str, Baseline] = {
     "random": random_scores,
@@ -32,8 +37,14 @@ BASELINES: Mapping[str, Baseline] = {
     "trend": trend_scores,
     "star": star_scores,
     "critic": critic_scores,
+    "mf": mf_scores,
+    "lambdamart": lambdamart_scores,
+    "bert4rec": bert4rec_scores,
 }
 """To add one: a function in a module of this package, and a line here."""
+
+SAME_FOR_ALL_NEEDS = frozenset({"mf", "bert4rec"})
+"""Baselines that take long and never read the need: they score once per call."""
 
 
 def rank_by_score(scores: Float[np.ndarray, " K"], tie_break: np.random.Generator) -> Int[np.ndarray, " K"]:
@@ -63,28 +74,33 @@ def baseline_rankings(
     methods: Sequence[str],
     gain: GainKind,
     seed: int,
+    training_instances: pd.DataFrame | None = None,
     strength: float = 10.0,
     star: StarScoringSettings = _STAR,
+    fitted: FittedSettings = _FITTED,
 ) -> pd.DataFrame:
     """Rank every instance by every method for every need.
 
     Args:
         labelled_instances: Table `labelled_instances`; all its rows are ranked, so pass the split that is wanted.
         observations: Table `observations`.
-        critic_predictions: Table `critic_predictions`; read by `critic` alone.
+        critic_predictions: Table `critic_predictions`; read by `critic` and `lambdamart`.
         item_embeddings: Table `item_embeddings`; read by `star` alone.
         needs: Needs by name.
         methods: Names in `BASELINES`.
         gain: How engagement becomes gain.
-        seed: Seed of the random baseline and of ties, >= 0.
+        seed: Seed of the random baseline, of ties and of what is fitted, >= 0.
+        training_instances: The training part of the table `labelled_instances`; read by `lambdamart` alone, which needs
+            it.
         strength: Pseudo-observations of the global mean in `item_mean`, > 0.
         star: Weights of `star`.
+        fitted: Settings of `mf`, `lambdamart` and `bert4rec`.
 
     Returns:
         Table `rankings`, by method, need and then in the order of the instances.
 
     Raises:
-        InputError: An unknown method, no instance, or a score that is not finite.
+        InputError: An unknown method, no instance, nothing to learn from, or a score that is not finite.
     """
     unknown = [name for name in methods if name not in BASELINES]
     if unknown:
@@ -93,20 +109,25 @@ def baseline_rankings(
         raise InputError("labelled_instances: there is no instance to rank; lower K or raise the density")
     ids = [int(instance_id) for instance_id in labelled_instances[Columns.INSTANCE_ID]]
     shown = [np.asarray(candidates, dtype=np.int64) for candidates in labelled_instances[Columns.CANDIDATES]]
+    training = labelled_instances.iloc[:0] if training_instances is None else training_instances
     rows = []
     for method in methods:
+        scores: Scores | None = None
         for name, need in needs.items():
-            scores = BASELINES[method](
-                labelled_instances,
-                observations=observations,
-                critic_predictions=critic_predictions,
-                item_embeddings=item_embeddings,
-                need=need,
-                gain=gain,
-                strength=strength,
-                star=star,
-                seed=seed,
-            )
+            if scores is None or method not in SAME_FOR_ALL_NEEDS:
+                scores = BASELINES[method](
+                    labelled_instances,
+                    training_instances=training,
+                    observations=observations,
+                    critic_predictions=critic_predictions,
+                    item_embeddings=item_embeddings,
+                    need=need,
+                    gain=gain,
+                    strength=strength,
+                    star=star,
+                    fitted=fitted,
+                    seed=seed,
+                )
             for instance_id, candidates, values in zip(ids, shown, scores, strict=True):
                 try:
                     order = rank_by_score(values, np.random.default_rng([seed, instance_id, 0]))

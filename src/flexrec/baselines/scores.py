@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from flexrec.baselines.settings import FittedSettings
 from flexrec.critic.completion import aligned_predictions
 from flexrec.critic.examples import ItemVectors, observed_training
 from flexrec.critic.item_statistics import item_statistics
+from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind, engagement_gain
 from flexrec.ranking.instances import CANDIDATE_SIGNALS
@@ -31,6 +33,7 @@ class Baseline(Protocol):
         self,
         labelled_instances: pd.DataFrame,
         *,
+        training_instances: pd.DataFrame,
         observations: pd.DataFrame,
         critic_predictions: pd.DataFrame,
         item_embeddings: pd.DataFrame,
@@ -38,12 +41,14 @@ class Baseline(Protocol):
         gain: GainKind,
         strength: float,
         star: StarScoringSettings,
+        fitted: FittedSettings,
         seed: int,
     ) -> Scores:
         """Score the candidates.
 
         Args:
-            labelled_instances: Table `labelled_instances`, any part of it.
+            labelled_instances: Table `labelled_instances`, any part of it: what is asked.
+            training_instances: The training part of the same table, to learn from.
             observations: Table `observations`.
             critic_predictions: Table `critic_predictions`.
             item_embeddings: Table `item_embeddings`.
@@ -51,6 +56,7 @@ class Baseline(Protocol):
             gain: How engagement becomes gain.
             strength: Pseudo-observations of the global mean in an item's mean, > 0.
             star: Weights of STAR.
+            fitted: Settings of the baselines that are fitted.
             seed: For a baseline that draws at random.
         """
         ...
@@ -136,6 +142,24 @@ def critic_scores(
         need_gains(need, {**{name: values[row] for name, values in signals.items()}, Columns.ENGAGEMENT: mean})[0]
         for row, mean in enumerate(means)
     ]
+
+
+def of_other_users(labelled_instances: pd.DataFrame, observations: pd.DataFrame) -> pd.DataFrame:
+    """Observed interactions of the training users of whom nothing is asked, ordered by event.
+
+    A fitted model that saw the interactions of an asking user would have seen the labels that it ranks.
+
+    Raises:
+        InputError: There is none.
+    """
+    observed = observed_training(observations)
+    others = observed[~observed[Columns.USER_ID].isin(labelled_instances[Columns.USER_ID])]
+    if others.empty:
+        raise InputError(
+            "observations: every training user with an observed interaction is asked about, so none is left to learn "
+            "from; rank instances of held-out users"
+        )
+    return others.reset_index(drop=True)
 
 
 def _column(labelled_instances: pd.DataFrame, name: str) -> Scores:

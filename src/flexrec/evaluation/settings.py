@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from flexrec.baselines.settings import FittedSettings
 from flexrec.config import Settings
 from flexrec.retrieval.star import StarScoringSettings
 
@@ -11,6 +12,7 @@ class EvaluationSettings(Settings):
 
     baselines: tuple[str, ...] = Field(description="Names in `flexrec.baselines.BASELINES`")
     star: StarScoringSettings = Field(StarScoringSettings(), description="Weights of the baseline `star`")
+    fitted: FittedSettings = Field(FittedSettings(), description="Of the baselines that are fitted")
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the users")
     permutations: int = Field(10000, ge=100, description="Sign flips of the paired test")

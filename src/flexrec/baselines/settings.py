@@ -1,0 +1,65 @@
+"""Settings of the baselines that are fitted."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from flexrec.config import Settings
+
+
+class FactorisationSettings(Settings):
+    """Biased matrix factorisation. The gains are standardised first, so that the penalties have no unit."""
+
+    factors: int = Field(8, ge=0, le=256, description="Length of a user's and an item's vector; 0: biases alone")
+    bias_penalty: float = Field(
+        5.0, gt=0, description="Of squared biases: as many observations of the mean stand behind every bias"
+    )
+    factor_penalty: float = Field(10.0, gt=0, description="Of squared vectors")
+    iterations: int = Field(15, ge=1, description="Passes over all users, then all items")
+    initial_deviation: float = Field(0.1, gt=0, description="Standard deviation of the items' first vectors")
+
+
+class LambdaMartSettings(Settings):
+    """Gradient-boosted trees on the candidates' signals."""
+
+    trees: int = Field(100, ge=1)
+    leaves: int = Field(15, ge=2, description="Most leaves of a tree")
+    learning_rate: float = Field(0.1, gt=0, le=1)
+    min_rows: int = Field(20, ge=1, description="Fewest candidates in a leaf")
+    grades: int = Field(16, ge=2, le=256, description="Most grades that the gains of a need are cut into")
+
+
+class Bert4RecSettings(Settings):
+    """BERT4Rec with the settings of RecBole 1.2.1, except for what bounds the time: batch, epochs, examples."""
+
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1)
+    hidden_size: int = Field(64, ge=1)
+    inner_size: int = Field(256, ge=1, description="Hidden width of the feed-forward layers")
+    dropout: float = Field(0.2, ge=0, lt=1)
+    max_length: int = Field(50, ge=2, description="Most recent items that are read, the mask among them")
+    mask_ratio: float = Field(0.2, gt=0, lt=1, description="Share of a sequence's items that are masked")
+    last_ratio: float = Field(
+        0.5, ge=0, le=1, description="Share of the sequences with the last item masked and no other"
+    )
+    learning_rate: float = Field(1e-3, gt=0)
+    batch_size: int = Field(256, ge=1)
+    epochs: int = Field(60, ge=1, description="Most epochs")
+    patience: int = Field(10, ge=1, description="Epochs without a better validation MRR@10 before training stops")
+    examples: int | None = Field(
+        20_000, ge=1, description="Most sequences of an epoch, drawn anew for each; None: every beginning of every one"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of heads {self.heads}")
+        return self
+
+
+class FittedSettings(Settings):
+    """One block per baseline that is fitted."""
+
+    mf: FactorisationSettings = FactorisationSettings()
+    lambdamart: LambdaMartSettings = LambdaMartSettings()
+    bert4rec: Bert4RecSettings = Bert4RecSettings()
