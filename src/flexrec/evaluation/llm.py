@@ -1,19 +1,27 @@
 """Rankings of a language model as a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
-from flexrec.policy.ranker import Query, Ranker
+from flexrec.policy.ranker import Answer, Query
 from flexrec.prompting import complete_order
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.instances import read_instances
 from flexrec.ranking.needs import Need
 
 
+class Ranks(Protocol):
+    """What is asked for rankings: a local policy, or an endpoint."""
+
+    def rank(self, queries: Sequence[Query], *, description: str) -> list[Answer]:
+        """One answer per query."""
+
+
 def llm_rankings(
-    ranker: Ranker,
+    ranker: Ranks,
     labelled_instances: pd.DataFrame,
     items: pd.DataFrame,
     needs: Mapping[str, Need],

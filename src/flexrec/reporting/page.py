@@ -4,16 +4,16 @@ plotly.js is written into the page once; a content security policy forbids every
 self-contained even if a figure asked for more. All text from data is escaped.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from flexrec.reporting.blocks import Section, html_figure, html_list, html_paragraphs, page
 from flexrec.reporting.examples import RankingExample
 from flexrec.reporting.figures import example_figure
-from flexrec.reporting.page_style import SCRIPT, STYLE
 from flexrec.reporting.style import label, metric_label, number
 from flexrec.reporting.tables import NeedTable, flatten_facts, need_tables, summary_sentences
 
@@ -74,48 +74,22 @@ class Report:
 
 def render_page(report: Report) -> str:
     """Render the report as one HTML document; the same report gives the same text, byte for byte."""
-    # imports IPython where there is one
-    from plotly.offline import get_plotlyjs
-
     sentences = summary_sentences(report.summary, method=report.method, primary=report.primary, methods=report.methods)
     if not sentences:
         sentences = [f"The ranker '{label(report.method)}' was not evaluated, so there is nothing to sum up."]
     tables = need_tables(report.summary, primary=report.primary, methods=report.methods)
-    figures = [_figure(f"figure-{place}", *pair) for place, pair in enumerate(report.figures.items())]
+    figures = [html_figure(f"figure-{place}", *pair) for place, pair in enumerate(report.figures.items())]
     examples = [_example(place, one, report.methods) for place, one in enumerate(report.examples)]
     sections = (
-        ("summary", "In short", _paragraphs([*sentences, *report.notes])),
+        ("summary", "In short", html_paragraphs([*sentences, *report.notes])),
         ("results", "Results", _results(tables, report.primary)),
         ("figures", "Figures", "".join(figures) or "<p>This run made no figures.</p>"),
         ("examples", "Examples", "".join(examples) or "<p>No instance to compare rankings on.</p>"),
-        ("reading", "How to read it", _list(HOW_TO_READ)),
-        ("limits", "Limits", _list(report.limits)),
+        ("reading", "How to read it", html_list(HOW_TO_READ)),
+        ("limits", "Limits", html_list(report.limits)),
         ("run", "The run", _facts(report.facts)),
     )
-    contents = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in sections)
-    body = "".join(
-        f'<section id="{anchor}"><h2>{heading}</h2>\n{inner}</section>\n' for anchor, heading, inner in sections
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(report.title)}</title>\n<style>{STYLE}</style>\n"
-        f"<script>{get_plotlyjs()}</script>\n</head>\n<body>\n"
-        f"<header><h1>{escape(report.title)}</h1><p>{escape(report.subject)}</p><nav>{contents}</nav></header>\n"
-        f"<main>\n{body}</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
-
-
-def _paragraphs(sentences: Iterable[str]) -> str:
-    return "".join(f"<p>{escape(sentence)}</p>\n" for sentence in sentences)
-
-
-def _list(sentences: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>\n"
+    return page(report.title, report.subject, [Section(*section) for section in sections])
 
 
 def _results(tables: Sequence[NeedTable], primary: str) -> str:
@@ -144,18 +118,6 @@ def _estimate(text: str, *, best: bool) -> str:
     mean, bracket, bounds = text.partition(" [")
     shown = f"<b>{escape(mean)}</b>" if best else escape(mean)
     return f"{shown}<small>[{escape(bounds)}</small>" if bracket else shown
-
-
-def _figure(identifier: str, caption: str, figure: go.Figure) -> str:
-    # the identifier is given, as plotly would draw a random one
-    drawing = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=identifier,
-        default_width="100%",
-        config={"displayModeBar": False, "displaylogo": False, "responsive": True},
-    )
-    return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>\n"
 
 
 def _example(place: int, example: RankingExample, methods: Sequence[str]) -> str:
@@ -192,7 +154,7 @@ def _example(place: int, example: RankingExample, methods: Sequence[str]) -> str
     table = f'<table class="candidates"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return (
         f"<details{' open' if place == 0 else ''}><summary>{escape(heading)}</summary>\n"
-        + _figure(f"example-{place}", "Tall bars on the left are what a good ranking looks like.", drawing)
+        + html_figure(f"example-{place}", "Tall bars on the left are what a good ranking looks like.", drawing)
         + f"<h4>History, most recent first</h4><ol>{history or '<li>empty</li>'}</ol>"
         "<h4>Candidates in the order of the prompt, and the position that each ranker gave them</h4>"
         f'<div class="scroll">{table}</div></details>\n'

@@ -1,6 +1,5 @@
 """The results as tables (Markdown, plain text) and in words."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -9,6 +8,7 @@ import pandas as pd
 
 from flexrec.evaluation.names import QUALITY_METRICS
 from flexrec.ranking.columns import Columns
+from flexrec.reporting.blocks import markdown_text
 from flexrec.reporting.style import BASELINES, interval, label, metric_label, number, ordered, p_value
 
 _SIGNIFICANT = 0.05
@@ -109,11 +109,11 @@ def results_markdown(
     if not tables:
         return "No results: nothing was evaluated.\n"
     return "\n".join(
-        f"### {_markdown(table.need)}\n\n{table.instances} instances of {table.users} users.\n\n"
+        f"### {markdown_text(table.need)}\n\n{table.instances} instances of {table.users} users.\n\n"
         + _markdown_table(
             table.headings,
             [
-                [_markdown(row[0].text), *(f"**{cell.text}**" if cell.best else cell.text for cell in row[1:])]
+                [markdown_text(row[0].text), *(f"**{cell.text}**" if cell.best else cell.text for cell in row[1:])]
                 for row in table.rows
             ],
         )
@@ -124,7 +124,7 @@ def results_markdown(
 def facts_markdown(facts: Mapping[str, object]) -> str:
     """Write run facts (nested mappings, see `flexrec.reporting.facts`) as a Markdown table of two columns."""
     return _markdown_table(
-        ("fact", "value"), [[_markdown(name), _markdown(value)] for name, value in flatten_facts(facts)]
+        ("fact", "value"), [[markdown_text(name), markdown_text(value)] for name, value in flatten_facts(facts)]
     )
 
 
@@ -248,13 +248,6 @@ def _relation(p_holm: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _markdown(text: object) -> str:
-    """Escape what Markdown or HTML inside Markdown would read as markup, and keep a cell on one line."""
-    one_line = " ".join(str(text).split())
-    escaped = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", one_line)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [[_markdown(heading) for heading in headings], ["---"] * len(headings), *rows]
+    lines = [[markdown_text(heading) for heading in headings], ["---"] * len(headings), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
