@@ -1,11 +1,11 @@
 """A language model as a ranker: instance and need in, a ranking of the candidates out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from flexrec.errors import InputError
-from flexrec.policy.grammar import Grammar, follow
+from flexrec.policy.grammar import Grammar, closed_by, follow
 from flexrec.policy.settings import DecodingSettings
 from flexrec.progress import track
 from flexrec.prompting import (
@@ -37,6 +37,7 @@ class Answer:
         invalid: Identifiers that are none of the candidates'.
         repeated: Identifiers named again.
         missing: Candidates not named.
+        text: What was written, special tokens left out; of rankings only.
     """
 
     order: tuple[int, ...]
@@ -44,6 +45,7 @@ class Answer:
     invalid: int = 0
     repeated: int = 0
     missing: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,6 @@ class Ranker:
             sequences = tuple(tuple(self._encode(f"{name},")) for name in identifiers("numbers", count))
         constrained = self.decoding.constrained
 
-        def closed(tokens: Sequence[int]) -> bool:
-            # the tag may be split over tokens in several ways; it always fits in the last few
-            return REASONING_END in tokenizer.decode(list(tokens[-8:]))
-
         return Grammar(
             identifiers=sequences,
             constrained=constrained,
@@ -126,7 +124,7 @@ class Ranker:
             max_length=self.decoding.max_answer_tokens,
             opening=tuple(self._encode(ANSWER_START)) if reasoning else (),
             closing=tuple(self._encode(ANSWER_END)) if reasoning else (),
-            reasoning_closed=closed if reasoning and constrained else None,
+            reasoning_closed=closed_by(REASONING_END, tokenizer.decode) if reasoning and constrained else None,
             reasoning_end=tuple(self._encode(REASONING_END)),
             max_reasoning=self.decoding.max_reasoning_tokens,
         )
@@ -153,6 +151,11 @@ class Ranker:
         ranks += [-1] * (len(completion) - len(ranks))
         return Answer(tuple(parsed.order), tuple(ranks), parsed.invalid, parsed.repeated, parsed.missing)
 
+    def text(self, completion: Sequence[int]) -> str:
+        """What an answer says in words, special tokens left out."""
+        text: str = self.tokenizer.decode(list(completion), skip_special_tokens=True)
+        return text
+
     def rank(self, queries: Sequence[Query], *, description: str = "ranking") -> list[Answer]:
         """Greedy rankings, prompts batched.
 
@@ -173,5 +176,5 @@ class Ranker:
             prompts = [self.prompt(queries[row]) for row in rows]
             sampled = self.sample(prompts, count, rollouts=1, temperature=0.0, seed=0)
             for row, completion in zip(rows, sampled.completions, strict=True):
-                answers[row] = self.read(completion, count)
+                answers[row] = replace(self.read(completion, count), text=self.text(completion))
         return [answer for answer in answers if answer is not None]

@@ -1,0 +1,92 @@
+"""A chat endpoint among the methods."""
+
+from typing import Any
+
+import pandas as pd
+
+from flexrec.errors import InputError
+from flexrec.evaluation.llm import llm_rankings
+from flexrec.evaluation.rankings import evaluate_rankings
+from flexrec.evaluation.settings import EvaluationSettings
+from flexrec.evaluation.summary import headline_metrics, summarise
+from flexrec.policy.chat import ChatRanker, Chats, ChatSettings, costs_sentence
+from flexrec.prompting.settings import PromptSettings
+from flexrec.ranking.columns import Columns
+from flexrec.ranking.gains import GainKind
+from flexrec.ranking.task import Needs
+from flexrec.reporting.tables import summary_sentences, terminal_table
+
+NOBODY = "none"
+
+
+def choose_chat(chat: str, chats: Chats) -> dict[str, Any]:
+    """The chosen entry; a node of its own, and the first, so that nothing is computed where none is chosen."""
+    if chat == NOBODY:
+        raise InputError(
+            "no chat endpoint is chosen; add `--params chat=<name>`. "
+            f"Names in conf/base/parameters_chat.yml: {', '.join(chats.root) or 'none'}"
+        )
+    return chats.root[chat].model_dump(mode="json")
+
+
+def rank_chat(
+    chat_endpoint: dict[str, Any],
+    labelled_instances: pd.DataFrame,
+    items: pd.DataFrame,
+    needs: Needs,
+    prompt: PromptSettings,
+    chat: str,
+    seed: int,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Rankings of the endpoint, and what they cost."""
+    ranker = ChatRanker(ChatSettings.model_validate(chat_endpoint), prompt)
+    test = labelled_instances[labelled_instances[Columns.SPLIT] == "test"]
+    rankings = llm_rankings(ranker, test, items, needs.root, method=_method(chat), seed=seed)
+    return rankings, ranker.costs()
+
+
+def measure_chat(
+    baselines: pd.DataFrame,
+    untrained: pd.DataFrame,
+    chat: pd.DataFrame,
+    labelled_instances: pd.DataFrame,
+    true_labels: pd.DataFrame,
+    needs: Needs,
+    gain: GainKind,
+    relevant_engagement: float,
+) -> pd.DataFrame:
+    """Metrics of every ranking: the endpoint's, and of all that needs no training."""
+    rankings = pd.concat([baselines, untrained, chat], ignore_index=True)
+    return evaluate_rankings(
+        rankings, labelled_instances, true_labels, needs.root, kind=gain, threshold=relevant_engagement
+    )
+
+
+def compare_chat(
+    chat_instance_metrics: pd.DataFrame, untrained: pd.DataFrame, settings: EvaluationSettings, chat: str, seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Means with intervals, and paired tests of the endpoint against the untrained model and the baselines."""
+    summary = summarise(
+        chat_instance_metrics,
+        references={_method(chat): (*dict.fromkeys(untrained[Columns.METHOD]), *settings.baselines)},
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+        permutations=settings.permutations,
+        seed=seed,
+    )
+    return summary, headline_metrics(summary)
+
+
+def tell_chat(chat_summary: pd.DataFrame, chat_costs: dict[str, float], chat: str) -> str:
+    """The results as text for the terminal."""
+    sentences = summary_sentences(chat_summary, method=_method(chat))
+    return "\n".join([terminal_table(chat_summary), *sentences, costs_sentence(chat_costs), ""])
+
+
+def print_chat(chat_results: str) -> None:
+    """Show the results at the end of a run."""
+    print(f"\n{chat_results}", flush=True)
+
+
+def _method(chat: str) -> str:
+    return f"chat_{chat}"
