@@ -1,0 +1,68 @@
+"""The check for forgetting."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from flexrec.forgetting.probe import ask, read
+from flexrec.forgetting.report import compare_models, forgetting_figure, forgetting_text
+from flexrec.forgetting.settings import ForgettingSettings
+from flexrec.policy.models import load_base, load_policy, load_tokenizer
+
+UNTRAINED, WARMED_UP = "untrained", "warmed_up"
+
+
+def examine_untrained(base_model: Path, settings: ForgettingSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the base model answers and how it reads."""
+    model, tokenizer = load_base(base_model), load_tokenizer(base_model)
+    return ask(model, tokenizer, settings, name=UNTRAINED), read(model, tokenizer, settings, name=UNTRAINED)
+
+
+def examine_warmed_up(
+    base_model: Path, warm_up_policy: Path, settings: ForgettingSettings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same after supervised warm-up."""
+    return _examine(WARMED_UP, base_model, warm_up_policy, settings)
+
+
+def examine_trained(
+    base_model: Path, policy: Path, settings: ForgettingSettings, method: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The same after training."""
+    return _examine(method, base_model, policy, settings)
+
+
+def compare_forgetting(
+    untrained_answers: pd.DataFrame,
+    untrained_windows: pd.DataFrame,
+    warmed_up_answers: pd.DataFrame,
+    warmed_up_windows: pd.DataFrame,
+    trained_answers: pd.DataFrame,
+    trained_windows: pd.DataFrame,
+    settings: ForgettingSettings,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """All answers in one table, all pieces of text in another, and the comparison."""
+    answers = pd.concat([untrained_answers, warmed_up_answers, trained_answers], ignore_index=True)
+    windows = pd.concat([untrained_windows, warmed_up_windows, trained_windows], ignore_index=True)
+    return answers, windows, compare_models(answers, windows, settings, seed=seed)
+
+
+def tell_forgetting(forgetting: dict[str, Any]) -> tuple[go.Figure, str]:
+    """The figure, and the results as text for the terminal."""
+    return forgetting_figure(forgetting), forgetting_text(forgetting)
+
+
+def print_forgetting(forgetting_results: str) -> None:
+    """Show the results at the end of a run."""
+    print(f"\n{forgetting_results}", flush=True)
+
+
+def _examine(
+    name: str, base_model: Path, checkpoint: Path, settings: ForgettingSettings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    model, tokenizer = load_policy(base_model, checkpoint), load_tokenizer(base_model)
+    answers = ask(model, tokenizer, settings, name=name)
+    return answers, read(model, tokenizer, settings, name=name, base=load_base(base_model))
