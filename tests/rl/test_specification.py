@@ -14,8 +14,9 @@ import yaml
 from flexrec.errors import InputError
 from flexrec.export import export
 from flexrec.rl.__main__ import main
-from flexrec.rl.specification import check_digests, load_specification, run
+from flexrec.rl.specification import load_specification, run
 from flexrec.rl.trainer import RankingTrainer
+from flexrec.rl.travelling import check_digests
 
 WITHOUT_KEDRO = """
 import importlib, pkgutil, sys
@@ -209,12 +210,33 @@ def test_a_fresh_adapter_and_a_fresh_start(folder, capsys):
         ({"data": "nowhere"}, r"`data\.labelled_instances` does not exist: .*nowhere/labelled_instances\.parquet"),
         ({"generation": {"kind": "vllm", "mode": "server"}}, r"mode `server` needs `url`"),
         ({"generation": {"kind": "vlm"}}, r"`generation\.kind`: input should be 'shared_prompt' or 'vllm'"),
+        (
+            {"method": {"algorithm": "dpo"}},
+            r"`method\.algorithm`: input should be one of .*'ppo', 'sft' \(it is 'dpo'\)",
+        ),
+        (
+            {"method": {"adapter": {"rank": 2}}},
+            r"unknown key `method\.adapter`; allowed there: algorithm, clip, .* ppo, ",
+        ),
     ],
 )
 def test_mistakes_are_told_in_words(folder, values, message):
     with pytest.raises(InputError, match=message) as caught:
         load_specification(rewrite(folder, **values))
     assert str(folder / "specification.yml") in str(caught.value)
+
+
+def test_a_method_with_an_adapter_of_its_own_starts_from_the_base_model(folder):
+    file = folder / "specification.yml"
+    content = yaml.safe_load(file.read_text()) | {"method": {"adapter": {"rank": 2}}}
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"the key `method\.algorithm` is missing"):
+        load_specification(file)
+    content["method"]["algorithm"] = "sft"
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="`method` has an adapter of its own: leave out `checkpoint` and `adapter`"):
+        load_specification(file)
+    assert load_specification(rewrite(folder, checkpoint=None)).method.adapter.rank == 2
 
 
 @pytest.mark.parametrize(

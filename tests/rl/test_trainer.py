@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from flexrec.policy.models import load_base, load_policy, load_tokenizer, save_policy
 from flexrec.policy.ranker import Query, Ranker
@@ -16,8 +17,8 @@ from flexrec.prompting import PromptSettings
 from flexrec.ranking.instances import Candidate, HistoryItem, Instance
 from flexrec.ranking.needs import Need
 from flexrec.rl.examples import Example
-from flexrec.rl.settings import MethodSettings, RlSettings, UncertaintySettings, WarmUpSettings
-from flexrec.rl.trainer import RankingTrainer, _Validation, token_advantages, train_policy
+from flexrec.rl.settings import MethodSettings, PpoSettings, RlSettings, UncertaintySettings, WarmUpSettings
+from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, _Validation, token_advantages, train_policy
 from flexrec.rl.warm_up import add_adapter, warm_up
 
 K = 4
@@ -32,18 +33,20 @@ SETTINGS = RlSettings(
     steps=4, prompts_per_step=2, rollouts=3, learning_rate=1e-3, validate_every=2, validation_queries=2, save_every=1
 )
 PROMPT = PromptSettings(line="{signals}: {id}", signals={"trend": "word"}, history_line="{title}")
+DEFAULT = MethodSettings()
+PPO = MethodSettings(algorithm="ppo", item_reward="independent", uncertainty=UncertaintySettings(low=0.5, high=1.5))
 
 
-def example(number, *, variance=0.0):
+def example(number, *, variance=0.0, count=K):
     rng = np.random.default_rng(number)
-    trend = rng.permutation(K).astype(float)
+    trend = rng.permutation(count).astype(float)
     candidates = tuple(
         Candidate(item, f"Film {item}", ("Drama",), {"trend": value, "similarity": 0.5, "niche": 0.0})
         for item, value in enumerate(trend)
     )
     history = (HistoryItem(90, "Seen before", ("Drama",), 4.0),)
     instance = Instance(number, number, 1000, history, candidates)
-    return Example(Query(instance, NEED), "trend", trend, variance * rng.random(K))
+    return Example(Query(instance, NEED), "trend", trend, variance * rng.random(count))
 
 
 @pytest.fixture
@@ -135,6 +138,201 @@ def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tmp_path):
         assert (gradient - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1e-4), name
 
 
+def _perturb(model, size):
+    """Move the policy off its reference and off the policy that sampled."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_A.default" in name:
+                weight += size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+
+
+def _tokens_by_definition(model, prompt, names, order):
+    """Log-probability, entropy and rank of every token of an answer, from all identifiers that could still follow."""
+    answer = [token for index in order for token in names[index]]
+    logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
+    left, values, entropies, ranks = list(order), [], [], []
+    for rank, index in enumerate(order):
+        for depth, token in enumerate(names[index]):
+            fitting = {names[other][depth] for other in left if names[other][:depth] == names[index][:depth]}
+            allowed = sorted(fitting)
+            table = logits[len(values)][allowed].log_softmax(-1)
+            values.append(table[allowed.index(token)])
+            entropies.append(-(table.exp() * table).sum())
+            ranks.append(rank)
+        left.remove(index)
+    return torch.stack(values), torch.stack(entropies), torch.tensor(ranks)
+
+
+@pytest.mark.parametrize(("identifiers", "count"), [("letters", 4), ("numbers", 11)])
+def test_the_ratio_of_an_item_is_the_geometric_mean_over_its_tokens(ranker, tmp_path, identifiers, count):
+    """Rank-GRPO in its own words: 1/(G N) sum_i sum_k min(w A, clip(w) A), w = (prod_t ratio_t)^(1/|k|)."""
+    prompting = PROMPT.model_copy(update={"identifiers": identifiers})
+    ranker = Ranker(ranker.model, ranker.tokenizer, prompting, DecodingSettings())
+    settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02, "iterations": 2})
+    method = MethodSettings(
+        item_reward="rank_relevance",
+        item_advantage="per_rank",
+        sequence_advantage=False,
+        importance="item",
+        clip=(0.06, 0.08),
+        uncertainty=UncertaintySettings(scope="none"),
+    )
+    examples = [example(number, count=count) for number in range(2)]
+    trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
+    trainer.current_gradient_accumulation_steps = 1
+    model = trainer.model.train()
+    batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
+    names = ranker.grammar(count).identifiers
+    assert {len(name) for name in names} == ({1} if identifiers == "letters" else {2, 3})
+    orders = [ranker.read(row, count).order for row in batch["completion_ids"].tolist()]
+
+    def by_definition(adapter):
+        model.set_adapter(adapter)
+        return [
+            _tokens_by_definition(model, ranker.prompt(examples[row // 3].query), names, order)
+            for row, order in enumerate(orders)
+        ]
+
+    with torch.no_grad():
+        old, reference = by_definition("default"), by_definition("ref")
+    _perturb(model, 0.05)
+    model.set_adapter("default")
+    model.zero_grad()
+    loss = trainer._compute_loss(model, batch)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    relevance = np.stack([examples[row // 3].gains[list(order)] for row, order in enumerate(orders)])
+    relevance = relevance.reshape(2, 3, count)
+    centred = relevance - relevance.mean(1, keepdims=True)
+    advantages = torch.tensor(centred / (relevance.std(1, ddof=1, keepdims=True) + 1e-6)).reshape(6, count).float()
+    model.zero_grad()
+    terms, ratios, kls, entropies = [], [], [], []
+    for row, (logps, spread, ranks) in enumerate(by_definition("default")):
+        for rank in range(count):
+            ratio = (logps - old[row][0])[ranks == rank].mean().exp()
+            advantage = advantages[row, rank]
+            terms.append(torch.minimum(ratio * advantage, ratio.clamp(0.94, 1.08) * advantage))
+            ratios.append(ratio.item())
+        gap = reference[row][0] - logps
+        kls.append((gap.exp() - gap - 1).mean())
+        entropies.append(spread)
+    expected = -torch.stack(terms).mean() + 0.1 * torch.stack(kls).mean() - 0.02 * torch.cat(entropies).mean()
+    expected.backward()
+    # the problem is not a trivial one
+    assert min(ratios) < 0.94
+    assert max(ratios) > 1.08
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    for name, gradient in gradients.items():
+        other = dict(model.named_parameters())[name].grad
+        assert (gradient - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1e-4), name
+
+
+def test_ppo_equals_a_computation_from_scratch(ranker, tmp_path):
+    settings = SETTINGS.model_copy(update={"kl": 0.0, "entropy_bonus": 0.0})
+    method = PPO.model_copy(update={"ppo": PpoSettings(discount=0.9, gae=0.8, value_clip=0.01)})
+    examples = [example(number, variance=0.3) for number in range(2)]
+    trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
+    trainer.current_gradient_accumulation_steps = 1
+    model, head = trainer.model.train(), trainer._value_head
+    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
+    batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
+
+    names = [name[0] for name in ranker.grammar(K).identifiers]
+    orders = [[names.index(token) for token in row] for row in batch["completion_ids"].tolist()]
+    discounts = 1 / np.log2(np.arange(2, K + 2))
+    rewards = np.stack(
+        [
+            examples[row // 3].gains[order] * discounts / (np.sort(examples[row // 3].gains)[::-1] @ discounts)
+            for row, order in enumerate(orders)
+        ]
+    )
+    # the last item is no decision: what it earns belongs to the one before
+    earned = np.concatenate([rewards[:, : K - 2], rewards[:, K - 2 :].sum(1, keepdims=True)], 1)
+    to_come = np.stack([[sum(0.9**n * r for n, r in enumerate(row[s:])) for s in range(K - 1)] for row in earned])
+    assert head.bias.item() == pytest.approx(to_come.mean(), rel=1e-5)
+
+    prompts = [ranker.prompt(examples[row // 3].query) for row in range(6)]
+    tokens = torch.tensor(
+        [[*prompt, *(names[index] for index in order)] for prompt, order in zip(prompts, orders, strict=True)]
+    )
+    decoder = model.get_base_model().model
+
+    def values():
+        """From the decoder's own forward pass."""
+        states = decoder(tokens).last_hidden_state[:, -K - 1 : -2].detach()
+        states = (states - states.mean(-1, keepdim=True)) / (states.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        return states @ head.weight / states.shape[-1] ** 0.5 + head.bias
+
+    old = values().detach()
+    nexts = np.concatenate([old[:, 1:], np.zeros((6, 1))], 1)
+    deltas = earned + 0.9 * nexts - old.numpy()
+    raw = np.stack([[sum(0.72**n * d for n, d in enumerate(row[s:])) for s in range(K - 1)] for row in deltas])
+    white = (raw - raw.mean()) / (raw.std(ddof=1) + method.epsilon)
+    spread = np.array(
+        [
+            discounts**2
+            @ examples[row // 3].variances[order]
+            / (np.sort(examples[row // 3].gains)[::-1] @ discounts) ** 2
+            for row, order in enumerate(orders)
+        ]
+    ).reshape(2, 3)
+    weights = 1 / (spread + 1e-4)
+    weights = np.clip(weights / weights.mean(1, keepdims=True), 0.5, 1.5).reshape(6, 1)
+    np.testing.assert_allclose(batch["advantages"][:, :-1].numpy(), weights * white, rtol=1e-3, atol=1e-4)
+    assert (batch["advantages"][:, -1] == 0).all()
+
+    with torch.no_grad():
+        head.weight += 0.1
+    model.zero_grad()
+    loss = trainer._compute_loss(model, batch)
+    loss.backward()
+    of_head, of_policy = (
+        head.weight.grad.clone(),
+        {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None},
+    )
+    head.zero_grad()
+    model.zero_grad()
+    returns, new = torch.tensor(raw).float() + old, values()
+    near = old + (new - old).clamp(-0.01, 0.01)
+    value_loss = torch.maximum((new - returns) ** 2, (near - returns) ** 2).mean()
+    logps = [
+        _tokens_by_definition(model, prompt, [(name,) for name in names], order)[0]
+        for prompt, order in zip(prompts, orders, strict=True)
+    ]
+    logps = torch.stack(logps)
+    expected = -(batch["advantages"] * (logps - logps.detach()).exp()).mean() + value_loss
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(of_head, head.weight.grad, rtol=1e-3, atol=1e-5)
+    for name, gradient in of_policy.items():
+        other = dict(model.named_parameters())[name].grad
+        assert (gradient - other).abs().max() <= 1e-3 * other.abs().max().clamp(min=1e-4), name
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_costs_by_hand(tiny_folder, tmp_path, iterations):
+    """B = 2 prompts, G = 3 answers of K = 4 tokens, sampled anew every `iterations` of 4 steps."""
+    _, curves = _train(tiny_folder, tmp_path, SETTINGS.model_copy(update={"iterations": iterations}))
+    wide = curves.pivot(index="step", columns="metric", values="value")
+    ranker, rng = _fresh(tiny_folder), np.random.default_rng(1)
+    rows = np.concatenate([rng.permutation(6), rng.permutation(6)])[:8]
+    lengths = [len(ranker.prompt(example(int(row)).query)) for row in rows]
+    read = [lengths[0] + lengths[1], lengths[2] + lengths[3], lengths[4] + lengths[5], lengths[6] + lengths[7]]
+    read = read if iterations == 1 else [read[0], read[0], read[1], read[1]]
+    batches = np.array([1, 2, 3, 4] if iterations == 1 else [1, 1, 2, 2])
+    expected = {
+        "updates": [1, 2, 3, 4],
+        "prompts": [2, 4, 6, 8],
+        "prompt_tokens": np.cumsum(read),
+        "answer_tokens": [24, 48, 72, 96],
+        "rollouts": 6 * batches,
+        "sampled_tokens": 24 * batches,
+    }
+    for name, counts in expected.items():
+        assert wide[f"cost/{name}"].dropna().tolist() == list(counts), name
+
+
 def test_token_advantages_by_hand():
     items = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
     ranks = torch.tensor([[-1, 0, 1], [1, 0, -1]])
@@ -151,7 +349,7 @@ def _fresh(tiny_folder):
     return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
 
 
-def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None):
+def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None, method=DEFAULT):
     ranker = _fresh(tiny_folder)
     if decoding is not None:
         ranker = Ranker(ranker.model, ranker.tokenizer, PROMPT, decoding)
@@ -160,7 +358,7 @@ def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None):
         ranker,
         examples,
         [example(number) for number in range(10, 12)],
-        method=MethodSettings(),
+        method=method,
         settings=settings,
         work_folder=work,
         seed=1,
@@ -173,33 +371,40 @@ class _KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
-def test_a_killed_training_ends_with_the_same_weights_and_curves(tiny_folder, tmp_path, monkeypatch, killed_after):
-    weights, curves = _train(tiny_folder, tmp_path / "whole")
-    again, curves_again = _train(tiny_folder, tmp_path / "again")
+@pytest.mark.parametrize(("method", "iterations", "killed_after"), [(DEFAULT, 1, 1), (DEFAULT, 2, 3), (PPO, 1, 2)])
+def test_a_killed_training_ends_with_the_same_weights_and_curves(
+    tiny_folder, tmp_path, monkeypatch, method, iterations, killed_after
+):
+    settings = SETTINGS.model_copy(update={"iterations": iterations})
+    weights, curves = _train(tiny_folder, tmp_path / "whole", settings, method=method)
+    again, curves_again = _train(tiny_folder, tmp_path / "again", settings, method=method)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     pd.testing.assert_frame_equal(curves, curves_again)
 
-    rollout = RankingTrainer.rollout
+    compute_loss = RankingTrainer._compute_loss
 
-    def dying(self, prompts, trainer):
+    def dying(self, *rest):
         if self.state.global_step == killed_after:
             raise _KilledError
-        return rollout(self, prompts, trainer)
+        return compute_loss(self, *rest)
 
-    monkeypatch.setattr(RankingTrainer, "rollout", dying)
+    monkeypatch.setattr(RankingTrainer, "_compute_loss", dying)
     with pytest.raises(_KilledError):
-        _train(tiny_folder, tmp_path / "killed")
-    monkeypatch.setattr(RankingTrainer, "rollout", rollout)
+        _train(tiny_folder, tmp_path / "killed", settings, method=method)
+    monkeypatch.setattr(RankingTrainer, "_compute_loss", compute_loss)
     # the newest checkpoint was being written when the machine went down
     half = tmp_path / "killed" / f"checkpoint-{killed_after + 1}"
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
-    resumed, curves_resumed = _train(tiny_folder, tmp_path / "killed")
+    resumed, curves_resumed = _train(tiny_folder, tmp_path / "killed", settings, method=method)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     pd.testing.assert_frame_equal(curves, curves_resumed)
     steps = curves_resumed[curves_resumed["metric"] == "reward"]["step"].tolist()
-    assert steps == [1, 2, 3, 4]
+    assert steps == [1, 2, 3, 4][::iterations]
+    heads = [load_file(tmp_path / run / "checkpoint-4" / VALUE_HEAD) for run in ("whole", "killed") if method == PPO]
+    if heads:
+        assert all(torch.equal(heads[0][name], heads[1][name]) for name in ("weight", "bias"))
+        assert heads[0]["weight"].abs().max() > 0
 
 
 def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):
@@ -267,22 +472,28 @@ def test_warm_up_fits_the_optimal_lists(tiny_folder, tmp_path):
 
 def test_free_answers_with_reasoning_train_too(tiny_folder, tmp_path):
     prompt = PROMPT.model_copy(update={"reasoning": True})
-    for decoding in (
-        DecodingSettings(constrained=False, max_answer_tokens=12),
-        DecodingSettings(constrained=True, max_reasoning_tokens=4, max_answer_tokens=40),
-    ):
+    free = DecodingSettings(constrained=False, max_answer_tokens=12)
+    tags = DecodingSettings(constrained=True, max_reasoning_tokens=4, max_answer_tokens=40)
+    formed = PPO.model_copy(update={"format_reward": (0.1, -2.0), "importance": "item"})
+    for decoding, method in ((free, DEFAULT), (tags, DEFAULT), (free, formed), (tags, formed)):
         model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=2), seed=0)
         ranker = Ranker(model, load_tokenizer(tiny_folder), prompt, decoding)
-        trainer = RankingTrainer(ranker, [example(0), example(1)], [], MethodSettings(), SETTINGS, tmp_path, seed=0)
+        trainer = RankingTrainer(ranker, [example(0), example(1)], [], method, SETTINGS, tmp_path, seed=0)
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
         assert batch["advantages"].shape == batch["completion_ids"].shape
         loss = trainer._compute_loss(trainer.model, batch | {"num_items_in_batch": batch["completion_mask"].sum()})
         assert torch.isfinite(loss)
-        if decoding.constrained:
+        if decoding.constrained and method is DEFAULT:
             # reasoning tokens of one rollout share the advantage of its list; item tokens have their own
             assert len(set(batch["advantages"][0, :4].tolist())) == 1
+        if method is formed:
+            # tags are no decisions, reasoning is; a list of a random model has the wrong form where nothing keeps it
+            assert batch["decisions"][0, :4].all()
+            assert not (batch["decisions"] & (batch["completion_mask"] == 0)).any()
+            rewarded = trainer._metrics["train"]["reward"][-1]
+            assert rewarded > 0 if decoding.constrained else rewarded < -1
 
 
 def test_saved_policies_rank_as_before_and_name_no_path(ranker, tiny_folder, tmp_path):

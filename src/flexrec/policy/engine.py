@@ -92,6 +92,9 @@ class SharedPromptEngine:
         checkpointing: Compute activations again in the backward pass instead of keeping them.
         remember: Keep what one on-policy step can use again. For a trainer; costs the memory of one graph.
 
+    Attributes:
+        head: The output matrix, as a module.
+
     Raises:
         InputError: A model that `Decoder` does not know.
     """
@@ -99,6 +102,7 @@ class SharedPromptEngine:
     def __init__(self, model: Any, pad_token: int, *, checkpointing: bool = False, remember: bool = False) -> None:
         self.model = model
         self._decoder = Decoder(model, checkpointing=checkpointing)
+        self.head = self._decoder.head
         self._pad_token = pad_token
         self._memory = _Memory() if remember else None
 
@@ -113,6 +117,16 @@ class SharedPromptEngine:
         entropies: bool = True,
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None]:
         """See `Scorer.score`."""
+        states = self.states(prompts, completions)
+        return token_values(self.head, states, completions, constraints, grammar, temperature, entropies=entropies)
+
+    def states(self, prompts: Sequence[Sequence[int]], completions: Int[Tensor, "N T"]) -> Float[Tensor, "N T d"]:
+        """For every token of N given answers the hidden state that predicts it, after the final norm.
+
+        Args:
+            prompts: N prompts; equal ones are encoded once.
+            completions: Answer tokens, padded on the right.
+        """
         unique, places = grouped(prompts, self._memory.prompts if self._memory is not None else ())
         group = torch.tensor(places, device=completions.device)
         encoded = self._encode(unique)
@@ -128,9 +142,7 @@ class SharedPromptEngine:
             lower = self._lower_answers(encoded, tokens, positions, slots)
             rest = self._decoder.answers(encoded, tokens, positions, slots, lower)
             hidden = torch.cat([hidden, rest.unflatten(1, (slots, length - 1))[group, slot]], 1)
-        return token_values(
-            self._decoder.head, hidden, completions, constraints, grammar, temperature, entropies=entropies
-        )
+        return hidden
 
     def sample(
         self,
@@ -174,7 +186,7 @@ class SharedPromptEngine:
         writer = Writer(grammar, batch * rollouts)
         decoding = None
         while True:
-            writer.choose(self._decoder.head, hidden, temperature, generator)
+            writer.choose(self.head, hidden, temperature, generator)
             if writer.finished():
                 break
             if decoding is None:

@@ -22,13 +22,16 @@ class ReplicatedEngine:
         model: A causal language model, or a PEFT model around one, whose logits are its output matrix times the last
             hidden state.
         pad_token: Any token, for padding.
+
+    Attributes:
+        head: The output matrix, as a module.
     """
 
     def __init__(self, model: Any, pad_token: int) -> None:
         self.model = model
         self._pad_token = pad_token
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._decoder, self._head = base.get_decoder(), base.get_output_embeddings()
+        self._decoder, self.head = base.get_decoder(), base.get_output_embeddings()
 
     def score(
         self,
@@ -41,12 +44,16 @@ class ReplicatedEngine:
         entropies: bool = True,
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None]:
         """See `Scorer.score`."""
+        states = self.states(prompts, completions)
+        return token_values(self.head, states, completions, constraints, grammar, temperature, entropies=entropies)
+
+    def states(self, prompts: Sequence[Sequence[int]], completions: Int[Tensor, "N T"]) -> Float[Tensor, "N T d"]:
+        """See `SharedPromptEngine.states`."""
         tokens, mask = pad_prompts(prompts, self._pad_token, completions.device)
         mask = torch.cat([mask, torch.ones_like(completions)], 1)
-        hidden = self._decoder(
+        return self._decoder(
             input_ids=torch.cat([tokens, completions], 1), attention_mask=mask, position_ids=_positions(mask)
         ).last_hidden_state[:, tokens.shape[1] - 1 : -1]
-        return token_values(self._head, hidden, completions, constraints, grammar, temperature, entropies=entropies)
 
     @torch.no_grad()
     def sample(
@@ -75,7 +82,7 @@ class ReplicatedEngine:
             hidden = self._decoder(
                 input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state[:, -1]
-            writer.choose(self._head, hidden, temperature, generator)
+            writer.choose(self.head, hidden, temperature, generator)
             if writer.finished():
                 break
             tokens = torch.tensor(writer.newest(self._pad_token), device=device)[:, None]

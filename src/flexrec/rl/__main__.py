@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("flexrec").setLevel(logging.INFO)
 
     from flexrec.errors import FlexrecError
-    from flexrec.rl.specification import check_digests, load_specification, read_tables, run
+    from flexrec.rl.specification import load_specification, read_tables, run
+    from flexrec.rl.travelling import check_digests
 
     try:
         if options.check:

@@ -1,4 +1,4 @@
-r"""Advantages: rewards standardised within the group of G rollouts of one prompt.
+r"""Advantages: rewards standardised within the group of G rollouts of one prompt, or over a batch for PPO.
 
 All of them are $A = (r - \mathrm{mean})/(\mathrm{std} + \epsilon)$ and differ in what is pooled for mean and standard
 deviation. The standard deviation is the sample's (divisor n - 1), as in TRL and verl, so that the list-level advantage
@@ -12,7 +12,8 @@ opposite: it gives every rank the same weight.
 Source: GRPO (arXiv 2402.03300); FlexRec (arXiv 2603.11901); Rank-GRPO (arXiv 2510.20150).
 """
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flexrec.errors import InputError
@@ -33,7 +34,7 @@ def pooled_advantages(rewards: Float[Tensor, "B G K"], eps: float) -> Float[Tens
 
     Source: FlexRec (arXiv 2603.11901), item-level group advantage.
     """
-    _check(rewards, 3, eps)
+    _check(rewards, "prompt, rollout, rank", eps)
     return _standardise(rewards, (1, 2), eps)
 
 
@@ -52,7 +53,7 @@ def per_rank_advantages(rewards: Float[Tensor, "B G K"], eps: float) -> Float[Te
 
     Source: Rank-GRPO (arXiv 2510.20150), rank-level advantage.
     """
-    _check(rewards, 3, eps)
+    _check(rewards, "prompt, rollout, rank", eps)
     return _standardise(rewards, (1,), eps)
 
 
@@ -71,8 +72,31 @@ def group_advantages(rewards: Float[Tensor, "B G"], eps: float) -> Float[Tensor,
 
     Source: GRPO (arXiv 2402.03300), outcome supervision.
     """
-    _check(rewards, 2, eps)
+    _check(rewards, "prompt, rollout", eps)
     return _standardise(rewards, (1,), eps)
+
+
+def whitened(values: Float[Tensor, "N T"], mask: Bool[Tensor, "N T"], eps: float) -> Float[Tensor, "N T"]:
+    """Advantages of single tokens, standardised over a whole batch; there is no group in it.
+
+    Args:
+        values: Advantages by rollout and token; finite.
+        mask: The tokens that have one.
+        eps: Added to the standard deviation, > 0, in units of the reward.
+
+    Returns:
+        Values with mean 0 over the masked tokens; 0 at all others.
+
+    Raises:
+        InputError: Not two axes, or eps not positive.
+
+    Source: PPO as it is commonly run (Engstrom et al., arXiv 2005.12729).
+    """
+    _check(values, "rollout, token", eps)
+    result = torch.zeros_like(values)
+    if mask.any():
+        result[mask] = _standardise(values[mask], (0,), eps)
+    return result
 
 
 def _standardise(rewards: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -90,9 +114,8 @@ def _standardise(rewards: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     return centred / (variance.sqrt() + eps)
 
 
-def _check(rewards: Tensor, axes: int, eps: float) -> None:
-    if rewards.ndim != axes:
-        names = "(prompt, rollout, rank)" if axes == 3 else "(prompt, rollout)"
-        raise InputError(f"rewards must have the axes {names}, got shape {tuple(rewards.shape)}")
+def _check(rewards: Tensor, axes: str, eps: float) -> None:
+    if rewards.ndim != axes.count(",") + 1:
+        raise InputError(f"rewards must have the axes ({axes}), got shape {tuple(rewards.shape)}")
     if not eps > 0:
         raise InputError(f"eps must be positive, got {eps}: it keeps groups without any spread finite")

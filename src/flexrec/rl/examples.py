@@ -1,5 +1,6 @@
 """Training examples: a query with the gains that training may use."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from flexrec.ranking.columns import Columns
 from flexrec.ranking.instances import Instance
 from flexrec.ranking.needs import Need
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Example:
@@ -21,7 +24,7 @@ class Example:
     Attributes:
         query: Instance and need.
         need: Name of the need.
-        gains: Expected gain per candidate, >= 0: the observed label, or the critic's mean.
+        gains: Expected gain per candidate, >= 0: the observed label, or what stands for it.
         variances: Variance of each gain, >= 0; 0 for observed labels.
     """
 
@@ -29,11 +32,6 @@ class Example:
     need: str
     gains: Float[np.ndarray, " K"]
     variances: Float[np.ndarray, " K"]
-
-    @property
-    def best_order(self) -> tuple[int, ...]:
-        """Candidates by falling gain; equal gains in candidate order, which is random."""
-        return tuple(int(index) for index in np.argsort(-self.gains, kind="stable"))
 
 
 def make_examples(
@@ -66,3 +64,38 @@ def make_examples(
         name = str(row[Columns.NEED])
         examples.append(Example(Query(instance, needs[name]), name, values, spread))
     return examples
+
+
+def instructive(examples: Sequence[Example]) -> list[Example]:
+    """The examples in which one order is better than another; the log says how many are not among them.
+
+    Where every candidate has the same gain (none at all, for instance) all rollouts have the same reward and every list
+    is optimal: such a prompt would use up a part of the budget and teach nothing, by any method.
+
+    Raises:
+        InputError: None is left.
+    """
+    kept = [example for example in examples if np.ptp(example.gains) > 0]
+    if not kept:
+        raise InputError(
+            f"none of {len(examples)} training instances has candidates with different gains, so there is nothing to "
+            "learn; take a method with `gains: critic`, or raise the density"
+        )
+    if len(kept) < len(examples):
+        logger.info(
+            "%d of %d training prompts are left out: all of their candidates have the same gain",
+            len(examples) - len(kept),
+            len(examples),
+        )
+    return kept
+
+
+def optimal_order(gains: Float[np.ndarray, " K"], rng: np.random.Generator) -> tuple[int, ...]:
+    """Candidates by falling gain, equal gains in random order: in their own order they would teach to copy the input.
+
+    Args:
+        gains: Of the candidates.
+        rng: Draws the order of equal gains.
+    """
+    shuffled = rng.permutation(len(gains))
+    return tuple(shuffled[np.argsort(-gains[shuffled], kind="stable")].tolist())

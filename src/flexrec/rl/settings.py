@@ -1,10 +1,12 @@
 """Settings of the warm-up and of reinforcement learning."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, RootModel, model_validator
 
 from flexrec.config import Settings
+from flexrec.policy.settings import AdapterSettings
+from flexrec.ranking.completions import Completion
 
 ItemReward = Literal["swap_causal", "swap_noncausal", "independent", "rank_dcg", "rank_relevance", "none"]
 
@@ -18,16 +20,68 @@ class UncertaintySettings(Settings):
     epsilon: float = Field(1e-4, gt=0, description="Added to the variance before it is inverted")
 
 
-class MethodSettings(Settings):
-    """What makes one RL method differ from another: rewards and how they become advantages."""
+class PpoSettings(Settings):
+    """Proximal policy optimisation (arXiv 1707.06347): a value head in the place of the group of rollouts."""
 
+    discount: float = Field(1.0, gt=0, le=1, description="Of the rewards of later tokens")
+    gae: float = Field(0.95, ge=0, le=1, description="Lambda of the generalised advantage estimate (arXiv 1506.02438)")
+    value_clip: float = Field(0.2, gt=0, description="How far a value may move from the one at sampling")
+    value_learning_rate: float = Field(3e-3, gt=0, description="Of the value head alone")
+
+
+class MethodSettings(Settings):
+    """What makes one RL method differ from another: what is learned from, rewards, and how they become advantages."""
+
+    algorithm: Literal["grpo", "ppo"] = Field(
+        "grpo", description="Advantages relative to the group of rollouts, or by a value head"
+    )
+    gains: Completion = Field("critic", description="What stands for the labels that are not observed")
     item_reward: ItemReward = Field("swap_causal", description="Reward of the item tokens; `none`: as other tokens")
     item_advantage: Literal["pooled", "per_rank"] = Field(
         "pooled", description="Normalise over rollouts and ranks together, or over rollouts rank by rank"
     )
     sequence_advantage: bool = Field(True, description="Whether tokens that name no item learn from the whole list")
+    format_reward: tuple[float, float] | None = Field(
+        None, description="Added to the reward of a list: where the answer names every candidate once, and where not"
+    )
+    importance: Literal["token", "item"] = Field(
+        "token", description="Importance ratio of each token, or the geometric mean over the tokens of an item"
+    )
+    clip: tuple[PositiveFloat, PositiveFloat] | None = Field(
+        None, description="How far the ratio may fall below and rise above 1; None: `clip_low`, `clip_high` of `rl`"
+    )
     uncertainty: UncertaintySettings = UncertaintySettings()
-    epsilon: float = Field(1e-6, gt=0, description="Added to the standard deviation of rewards")
+    ppo: PpoSettings = PpoSettings()
+    epsilon: float = Field(
+        1e-6, gt=0, description="Added to the standard deviation of rewards, or of advantages by PPO"
+    )
+
+    @model_validator(mode="after")
+    def _of_the_algorithm(self) -> Self:
+        if self.algorithm == "ppo" and self.item_advantage != "pooled":
+            raise ValueError("`item_advantage` compares the rollouts of a group; `ppo` compares with a value head")
+        if self.algorithm == "grpo" and self.ppo != PpoSettings():
+            raise ValueError("the block `ppo` has no effect with `algorithm: grpo`")
+        return self
+
+
+class SftMethodSettings(Settings):
+    """Supervised fine-tuning on optimal lists in the place of RL: TALLRec's recipe (arXiv 2305.00447)."""
+
+    algorithm: Literal["sft"]
+    gains: Completion = Field("critic", description="What stands for the labels that are not observed")
+    learning_rate: float = Field(3e-4, gt=0)
+    lists_per_step: int | None = Field(
+        None, ge=1, description="Lists of an update; None: as many as have the tokens that an update of RL learns from"
+    )
+    adapter: AdapterSettings | None = Field(None, description="Its own adapter; None goes on with the warm-up's")
+
+
+Method = Annotated[MethodSettings | SftMethodSettings, Field(discriminator="algorithm")]
+
+
+class MethodEntry(RootModel[Method]):
+    """One entry of `methods.yml`."""
 
 
 class WarmUpSettings(Settings):

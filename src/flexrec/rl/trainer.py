@@ -1,13 +1,16 @@
 """Reinforcement learning of a ranker with item-level rewards.
 
-FlexRec (arXiv 2603.11901) as a thin subclass of TRL's `GRPOTrainer`, which keeps the optimiser, the clipped loss, the
-KL term, the entropy bonus, checkpoints and resumption:
+FlexRec (arXiv 2603.11901) and the RL methods it is compared with, as a thin subclass of TRL's `GRPOTrainer`, which
+keeps the optimiser, the clipped loss, the KL term, the entropy bonus, checkpoints and resumption:
 
 1. rollouts are sampled under the grammar of permutations, with every prompt encoded once per group (`rollout`);
 2. every item of every rollout gets its own reward and advantage, every other token that of the whole list, and both
-   are weighted by how sure the critic is of the rollout (`_generate_and_score_completions`);
+   are weighted by how sure the critic is of the rollout (`_generate_and_score_completions`); advantages are relative
+   to the group of rollouts, or come from a value head (`flexrec.rl.ppo`), which is trained and saved with the policy
+   but is no part of it;
 3. log-probabilities are computed under the same grammar and with shared prompts
-   (`_get_per_token_logps_and_entropies`).
+   (`_get_per_token_logps_and_entropies`);
+4. where the importance ratio is that of an item, the loss is given old log-probabilities that make it so (`_complete`).
 
 Left out: micro-batches. A step is one batch of B groups, because TRL shuffles rollouts before it splits them, which
 would scatter the groups that share a prompt.
@@ -15,7 +18,7 @@ would scatter the groups that share a prompt.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,22 +28,43 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from flexrec.policy.distribution import token_values
 from flexrec.policy.engine import ReplicatedEngine, Sampler, SharedPromptEngine, make_engine, unpadded
 from flexrec.policy.grammar import follow
 from flexrec.policy.ranker import Answer, Ranker
 from flexrec.progress import emit
 from flexrec.ranking.metrics import ndcg
-from flexrec.rl.advantages import group_advantages
+from flexrec.rl.advantages import group_advantages, whitened
+from flexrec.rl.costs import PREFIX as COST_PREFIX
+from flexrec.rl.costs import Costs
 from flexrec.rl.examples import Example
-from flexrec.rl.methods import item_advantages, list_rewards, rollout_weights
+from flexrec.rl.methods import (
+    Ranked,
+    end_rewards,
+    item_advantages,
+    item_rewards,
+    item_shares,
+    list_rewards,
+    mean_over_items,
+    rollout_weights,
+)
+from flexrec.rl.ppo import (
+    ValueHead,
+    clipped_value_loss,
+    decision_tokens,
+    explained_variance,
+    generalised_advantages,
+    token_rewards,
+)
 from flexrec.rl.settings import MethodSettings, RlSettings
 
-# What goes into the curves. Times and token counts stay out: they would differ from run to run.
+# What goes into the curves. Times stay out: they would differ from run to run.
 CURVES = {
     "reward": "reward",
     "kl": "kl",
@@ -49,12 +73,13 @@ CURVES = {
     "grad_norm": "gradient_norm",
     "clip_ratio/region_mean": "clipped",
 }
-PREFIXES = ("validation/", "advantage/", "weight/", "answer/")
+PREFIXES = ("validation/", "advantage/", "weight/", "answer/", "value/", COST_PREFIX)
 COMPLETE = "complete"
+VALUE_HEAD = "value_head.safetensors"
 
 
 class RankingTrainer(GRPOTrainer):
-    """GRPO on rankings.
+    """GRPO or PPO on rankings.
 
     Args:
         ranker: The policy to train.
@@ -88,6 +113,10 @@ class RankingTrainer(GRPOTrainer):
         self._engine = ranker.engine(remember=True, checkpointing=settings.gradient_checkpointing)
         self._sampler = sampler
         self._reference_engine: SharedPromptEngine | ReplicatedEngine | None = None
+        self._value_head: ValueHead | None = None
+        self._batch: dict[str, Any] | None = None
+        self._costs = Costs()
+        clip_low, clip_high = method.clip or (settings.clip_low, settings.clip_high)
         rollouts_per_step = settings.prompts_per_step * settings.rollouts
         super().__init__(
             model=ranker.model,
@@ -95,7 +124,7 @@ class RankingTrainer(GRPOTrainer):
             reward_funcs=cast(Any, self._list_reward),
             rollout_func=self.rollout,
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(examples))]}),
-            callbacks=[_Curves(), _Validation(ranker, validation, settings), _Completion()],
+            callbacks=[self._costs, _Curves(), _Validation(ranker, validation, settings), _Completion()],
             args=GRPOConfig(
                 output_dir=str(work_folder),
                 max_steps=settings.steps,
@@ -113,21 +142,24 @@ class RankingTrainer(GRPOTrainer):
                 # GRPO's own KL term; TRL 1.16 would multiply it by the importance ratio
                 use_bias_correction_kl=False,
                 entropy_coef=settings.entropy_bonus,
-                epsilon=settings.clip_low,
-                epsilon_high=settings.clip_high,
+                epsilon=clip_low,
+                epsilon_high=clip_high,
                 loss_type="grpo",
                 gradient_checkpointing=False,
                 bf16=False,
                 use_cpu=not torch.cuda.is_available(),
                 seed=seed,
                 logging_steps=1,
-                save_steps=settings.save_every,
+                # rollouts are not saved: a checkpoint stands between two batches of them
+                save_steps=-(-settings.save_every // settings.iterations) * settings.iterations,
                 save_total_limit=2,
                 report_to="none",
                 disable_tqdm=True,
                 dataloader_pin_memory=False,
             ),
         )
+        if method.algorithm == "ppo":
+            self._value_head = ValueHead(self._engine.head.weight.shape[1]).to(self.args.device)
 
     def _schedule(self, count: int) -> list[int]:
         """Which examples each step uses, in seeded order, every example once before any twice.
@@ -187,40 +219,120 @@ class RankingTrainer(GRPOTrainer):
         tensors = {name: torch.tensor(value, dtype=torch.float64).reshape(shape) for name, value in ranked.items()}
         ideal = np.sort(gains, axis=1)[:, ::-1] @ (1.0 / np.log2(np.arange(2, self._count + 2)))
         tensors["idcg"] = torch.tensor(ideal).reshape(shape[:2])
+        formed = [not (answer.invalid or answer.repeated or answer.missing) for answer in answers]
+        tensors["formed"] = torch.tensor(formed).reshape(shape[:2])
         return tensors
 
     def _list_reward(self, row: Sequence[int], answer: Sequence[Answer], **_: Any) -> list[float]:
-        """J of every rollout under the training gains; a candidate that is not named gains nothing."""
-        return list_rewards(self._ranked(row, answer)).flatten().tolist()
+        """Reward of every list under the training gains, that of its form included."""
+        return list_rewards(self._ranked(row, answer), self.method.format_reward).flatten().tolist()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         inputs = [dict(example) for example in inputs]
         output = super()._generate_and_score_completions(inputs)
         answers = [example["answer"] for example in inputs]
         ranked = self._ranked([example["row"] for example in inputs], answers)
-        items = item_advantages(ranked, self.method)
-        lists = group_advantages(list_rewards(ranked), self.method.epsilon)
-        weights = rollout_weights(ranked, self.method.uncertainty)
-        self._log_rollouts(answers, items, weights)
-        output["advantages"] = token_advantages(
-            items.flatten(0, 1),
-            lists.flatten() if self.method.sequence_advantage else torch.zeros_like(lists).flatten(),
-            weights.flatten(),
-            _padded_ranks(answers, output["completion_ids"].shape[1]),
-        ).to(output["completion_ids"].device, torch.float32)
+        ranks = _padded_ranks(answers, output["completion_ids"].shape[1])
+        weights = rollout_weights(ranked, self.method.uncertainty).flatten()
+        if self._value_head is None:
+            items = item_advantages(ranked, self.method)
+            lists = group_advantages(list_rewards(ranked, self.method.format_reward), self.method.epsilon).flatten()
+            if not self.method.sequence_advantage:
+                lists = torch.zeros_like(lists)
+            advantages = token_advantages(items.flatten(0, 1), lists, weights, ranks)
+            spreads = items.std(dim=(0, 1)).tolist()
+        else:
+            estimates, decisions, fitted = self._estimate(output, ranked, ranks)
+            if not self.method.sequence_advantage:
+                estimates = estimates.where(ranks >= 0, 0.0)
+            advantages = weights[:, None] * estimates
+            spreads = _spreads(estimates, ranks.where(decisions, -1), self._count)
+            output |= fitted
+        if self.method.importance == "item":
+            advantages = advantages * item_shares(ranks, advantages)
+            output["ranks"] = ranks.to(output["completion_ids"].device)
+        self._log_rollouts(answers, spreads, weights)
+        self._costs.add(rollouts=len(answers), sampled_tokens=int(output["completion_mask"].sum()))
+        output["advantages"] = advantages.to(output["completion_ids"].device, torch.float32)
         return output
 
-    def _log_rollouts(
-        self, answers: Sequence[Answer], items: Float[Tensor, "B G K"], weights: Float[Tensor, "B G"]
-    ) -> None:
+    def _estimate(
+        self, output: Mapping[str, Tensor], ranked: Ranked, ranks: Int[Tensor, "N T"]
+    ) -> tuple[Float[Tensor, "N T"], Bool[Tensor, "N T"], dict[str, Tensor]]:
+        """PPO's advantages before weighting, where they stand, and what the value head is to learn."""
+        completions, mask = output["completion_ids"], output["completion_mask"]
+        head, settings = self._value_head, self.method.ppo
+        assert head is not None
+        constraints, _orders = follow(self._grammar, unpadded(completions, mask), completions.shape[1])
+        decisions = torch.from_numpy(decision_tokens(constraints))
+        items, ends = item_rewards(ranked, self.method), end_rewards(ranked, self.method)
+        rewards = token_rewards(items.flatten(0, 1), ends.flatten(), ranks, mask.sum(1).cpu())
+        with torch.no_grad():
+            if self.state.global_step == 0:
+                sums = generalised_advantages(
+                    rewards, torch.zeros_like(rewards), decisions, discount=settings.discount, gae=1.0
+                )
+                # a constant that is off by the mean return would make an advantage a matter of the token's place
+                head.bias.fill_(sums[decisions].mean() if decisions.any() else 0.0)
+            values = head(self._engine.states(unpadded(output["prompt_ids"], output["prompt_mask"]), completions))
+        estimates = generalised_advantages(
+            rewards, values.cpu().double(), decisions, discount=settings.discount, gae=settings.gae
+        )
+        returns = estimates + values.cpu()
+        self._metrics["train"]["value/explained_variance"].append(explained_variance(values.cpu(), returns, decisions))
+        fitted = {
+            "values": values,
+            "returns": returns.to(values),
+            "decisions": decisions.to(values.device),
+        }
+        return whitened(estimates, decisions, self.method.epsilon), decisions, fitted
+
+    def _log_rollouts(self, answers: Sequence[Answer], spreads: Sequence[float], weights: Float[Tensor, " N"]) -> None:
         metrics = self._metrics["train"]
         for name in ("invalid", "repeated", "missing"):
             rate = sum(getattr(answer, name) for answer in answers) / (len(answers) * self._count)
             metrics[f"answer/{name}_rate"].append(rate)
-        for rank, spread in enumerate(items.std(dim=(0, 1)).tolist(), start=1):
+        for rank, spread in enumerate(spreads, start=1):
             metrics[f"advantage/std_at_rank_{rank:02d}"].append(spread)
         for name, share in (("low", 0.1), ("median", 0.5), ("high", 0.9)):
-            metrics[f"weight/{name}"].append(torch.quantile(weights.flatten(), share).item())
+            metrics[f"weight/{name}"].append(torch.quantile(weights, share).item())
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """TRL's loss, and the value head's."""
+        # TRL reads the batch after it has asked for log-probabilities, when `_complete` has added what depends on them
+        batch = self._batch = dict(inputs)
+        try:
+            loss = super()._compute_loss(model, batch)
+        finally:
+            self._batch = None
+        size = self.rl_settings.rollouts
+        self._costs.add(
+            updates=1,
+            prompts=len(inputs["prompt_ids"]) // size,
+            prompt_tokens=int(inputs["prompt_mask"].sum()) // size,
+            answer_tokens=int(inputs["completion_mask"].sum()),
+        )
+        for name, count in self._costs.metrics().items():
+            self._metrics["train"][name].append(count)
+        return loss + batch["value_loss"] if "value_loss" in batch else loss
+
+    def _complete(self, batch: dict[str, Any], logps: Float[Tensor, "N T"], states: Float[Tensor, "N T d"]) -> None:
+        """Add to the batch of an update what TRL's loss does not know."""
+        if self.method.importance == "item":
+            old = batch.get("old_per_token_logps", logps.detach())
+            # the loss takes the logarithm of the ratio from the difference of the two
+            batch["old_per_token_logps"] = logps - mean_over_items(logps - old, batch["ranks"])
+        if self._value_head is not None:
+            # the trainer clears the gradients of the policy alone
+            self._value_head.zero_grad()
+            batch["value_loss"] = clipped_value_loss(
+                self._value_head(states),
+                batch["values"],
+                batch["returns"],
+                batch["decisions"],
+                self.method.ppo.value_clip,
+            )
+            self._metrics["train"]["value/loss"].append(batch["value_loss"].item())
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -234,15 +346,41 @@ class RankingTrainer(GRPOTrainer):
     ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None, None]:
         completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
         constraints, _orders = follow(self._grammar, unpadded(completions, mask), logits_to_keep)
-        logps, entropies = self._engine_of(model).score(
-            unpadded(input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]),
+        engine = self._engine_of(model)
+        states = engine.states(
+            unpadded(input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]), completions
+        )
+        logps, entropies = token_values(
+            engine.head,
+            states,
             completions,
             constraints,
             self._grammar,
-            temperature=self.rl_settings.temperature,
+            self.rl_settings.temperature,
             entropies=compute_entropy,
         )
+        if self._batch is not None:
+            self._complete(self._batch, logps, states)
         return logps, entropies, None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """TRL's optimiser, with the value head at a learning rate of its own."""
+        optimizer = super().create_optimizer(model)
+        if self._value_head is not None:
+            group = {"params": list(self._value_head.parameters()), "weight_decay": 0.0}
+            optimizer.add_param_group(group | {"lr": self.method.ppo.value_learning_rate})
+        return optimizer
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._value_head is not None:
+            checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            save_file(self._value_head.state_dict(), checkpoint / VALUE_HEAD)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._value_head is not None:
+            self._value_head.load_state_dict(load_file(Path(resume_from_checkpoint) / VALUE_HEAD))
 
     def _engine_of(self, model: Any) -> SharedPromptEngine | ReplicatedEngine:
         """The policy's engine, or that of a reference which is a model of its own (without adapters)."""
@@ -270,6 +408,12 @@ def token_advantages(
     """
     by_item = items.gather(1, ranks.clamp(min=0))
     return weights[:, None] * torch.where(ranks >= 0, by_item, lists[:, None])
+
+
+def _spreads(advantages: Float[Tensor, "N T"], ranks: Int[Tensor, "N T"], count: int) -> list[float]:
+    """Standard deviation of the advantages at each rank; 0 where there are not two."""
+    by_rank = [advantages[ranks == rank] for rank in range(count)]
+    return [members.std().item() if len(members) > 1 else 0.0 for members in by_rank]
 
 
 def _padded_ranks(answers: Sequence[Answer], length: int) -> Int[Tensor, "N T"]:

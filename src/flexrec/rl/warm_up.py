@@ -2,12 +2,13 @@
 
 The loss is the cross-entropy of the answer's tokens under the distribution that the policy is sampled from: where
 decoding is constrained, among the identifiers that remain, so that no step is spent on learning the form of an answer.
-It is what the paper gives its baselines as a start, and with LoRA on the attention matrices it is TALLRec's recipe
-with the optimal list as target (arXiv 2305.00447). TRL's `SFTTrainer` computes the whole vocabulary's logits at every
-token of the prompt; only those of the answer are needed here.
+It is what the paper gives its baselines as a start; `flexrec.rl.fine_tuning` goes on with it as a method of its own.
+TRL's `SFTTrainer` computes the whole vocabulary's logits at every token of the prompt; only those of the answer are
+needed here.
 """
 
 from collections.abc import Sequence, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from flexrec.policy.grammar import Kind, follow
 from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings
 from flexrec.progress import emit
-from flexrec.rl.examples import Example
+from flexrec.rl.examples import Example, optimal_order
 from flexrec.rl.settings import WarmUpSettings
 
 
@@ -46,12 +47,45 @@ def add_adapter(model: Any, settings: AdapterSettings, seed: int) -> Any:
         return get_peft_model(model, config)
 
 
-def target_tokens(ranker: Ranker, example: Example) -> list[int]:
-    """The optimal list as the answer's tokens."""
-    grammar = ranker.grammar(len(example.gains))
-    names = [token for index in example.best_order for token in grammar.identifiers[index]]
+@dataclass(frozen=True)
+class Lesson:
+    """A prompt and the answer to learn, as tokens."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+def target_tokens(ranker: Ranker, order: Sequence[int]) -> list[int]:
+    """A ranking as the answer's tokens; `order` names every candidate by its index."""
+    grammar = ranker.grammar(len(order))
+    names = [token for index in order for token in grammar.identifiers[index]]
     end = [] if ranker.decoding.constrained else [grammar.end_token]
     return [*grammar.opening, *names, *grammar.closing, *end]
+
+
+def lessons(ranker: Ranker, examples: Sequence[Example], sizes: Sequence[int], *, seed: int) -> list[list[Lesson]]:
+    """The optimal lists that each update learns from: every example once before any twice, in seeded order.
+
+    Args:
+        ranker: Writes prompts and answers.
+        examples: Training queries with their gains.
+        sizes: Number of lists of each update.
+        seed: Seed of the order of the examples, and of the order of equal gains.
+    """
+    wanted = sum(sizes)
+    rng = np.random.default_rng(seed)
+    rounds = [rng.permutation(len(examples)) for _ in range(-(-wanted // len(examples)))]
+    # a stream of its own, so that equal gains do not change which examples come
+    ties = np.random.default_rng([seed, 1])
+    prompts: dict[int, list[int]] = {}
+    chosen = []
+    for row in np.concatenate([np.empty(0, dtype=np.int64), *rounds])[:wanted].tolist():
+        if row not in prompts:
+            prompts[row] = ranker.prompt(examples[row].query)
+        answer = target_tokens(ranker, optimal_order(examples[row].gains, ties))
+        chosen.append(Lesson(prompts[row], answer))
+    ends = np.cumsum(sizes).tolist()
+    return [chosen[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def warm_up(
@@ -71,31 +105,15 @@ def warm_up(
     """
     if settings.steps == 0:
         return pd.DataFrame({"step": [], "metric": [], "value": []})
-    order = np.random.default_rng(seed).permutation(len(examples))
-    chosen = np.resize(order, settings.steps * settings.lists_per_step)
-    trainer = _WarmUpTrainer(
+    trainer = ListTrainer(
         ranker,
-        len(examples[0].gains),
-        train_dataset=[{"example": examples[int(row)]} for row in chosen],
+        lessons(ranker, examples, [settings.lists_per_step] * settings.steps, seed=seed),
+        count=len(examples[0].gains),
+        learning_rate=settings.learning_rate,
+        work_folder=work_folder,
+        seed=seed,
         callbacks=[_Curve()],
-        args=TrainingArguments(
-            output_dir=str(work_folder),
-            max_steps=settings.steps,
-            per_device_train_batch_size=settings.lists_per_step,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant",
-            max_grad_norm=1.0,
-            use_cpu=not torch.cuda.is_available(),
-            seed=seed,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-        ),
     )
-    trainer.remove_callback(PrinterCallback)
     trainer.train()
     rows = [
         (int(entry["step"]), "loss", float(entry["loss"])) for entry in trainer.state.log_history if "loss" in entry
@@ -103,30 +121,86 @@ def warm_up(
     return pd.DataFrame(rows, columns=["step", "metric", "value"])
 
 
-class _WarmUpTrainer(Trainer):
-    """Cross-entropy of optimal lists under the policy's own distribution."""
+class ListTrainer(Trainer):
+    """Cross-entropy of optimal lists under the policy's own distribution.
 
-    def __init__(self, ranker: Ranker, count: int, **options: Any) -> None:
-        self._ranker, self._grammar, self._engine = ranker, ranker.grammar(count), ranker.engine()
-        super().__init__(model=ranker.model, data_collator=self._collate, **options)
+    Args:
+        ranker: The policy, with trainable weights.
+        updates: What each optimiser update learns from.
+        count: Number of candidates of every query.
+        learning_rate: Constant.
+        work_folder: Scratch folder, and checkpoints where `save_every` is given.
+        seed: Of the dropout of adapters.
+        callbacks: Told of every step.
+        save_every: Updates between two checkpoints; None keeps none.
+        max_gradient_norm: Longer gradients are shortened to it.
+        checkpointing: Compute activations again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        updates: Sequence[Sequence[Lesson]],
+        *,
+        count: int,
+        learning_rate: float,
+        work_folder: Path,
+        seed: int,
+        callbacks: Sequence[TrainerCallback],
+        save_every: int | None = None,
+        max_gradient_norm: float = 1.0,
+        checkpointing: bool = False,
+    ) -> None:
+        self._grammar = ranker.grammar(count)
+        self._engine = ranker.engine(checkpointing=checkpointing)
+        self._pad_token = ranker.tokenizer.pad_token_id
+        super().__init__(
+            model=ranker.model,
+            data_collator=self._collate,
+            # one row holds all lists of an update, whose number may change from one to the next
+            train_dataset=cast(Any, [{"lessons": update} for update in updates]),
+            callbacks=list(callbacks),
+            args=TrainingArguments(
+                output_dir=str(work_folder),
+                max_steps=len(updates),
+                per_device_train_batch_size=1,
+                learning_rate=learning_rate,
+                lr_scheduler_type="constant",
+                max_grad_norm=max_gradient_norm,
+                use_cpu=not torch.cuda.is_available(),
+                seed=seed,
+                logging_steps=1,
+                save_strategy="no" if save_every is None else "steps",
+                save_steps=save_every or len(updates),
+                save_total_limit=2,
+                report_to="none",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                dataloader_pin_memory=False,
+            ),
+        )
+        self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        # the examples come in their seeded order
+        # the lists come in their seeded order
         return SequentialSampler(cast(Sized, self.train_dataset))
 
-    def _collate(self, rows: Sequence[dict[str, Example]]) -> dict[str, Any]:
-        pad = self._ranker.tokenizer.pad_token_id
-        prompts = [self._ranker.prompt(row["example"].query) for row in rows]
-        answers = [target_tokens(self._ranker, row["example"]) for row in rows]
+    def _collate(self, rows: Sequence[dict[str, Sequence[Lesson]]]) -> dict[str, Any]:
+        update = [lesson for row in rows for lesson in row["lessons"]]
+        answers = [lesson.answer for lesson in update]
         length = max(len(answer) for answer in answers)
-        completions = torch.tensor([answer + [pad] * (length - len(answer)) for answer in answers])
+        completions = torch.tensor([answer + [self._pad_token] * (length - len(answer)) for answer in answers])
         constraints, _ = follow(self._grammar, answers, length)
+        prompts = [lesson.prompt for lesson in update]
         return {"prompts": prompts, "completions": completions, "constraints": constraints}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Mean negative log-likelihood per learnt token."""
+        # dropout depends on the step alone, so that a resumed training drops what the uninterrupted one would have
+        seeds = np.random.SeedSequence([self.args.seed, self.state.global_step])
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
         logps, _ = self._engine.score(
             inputs["prompts"], inputs["completions"], inputs["constraints"], self._grammar, entropies=False
         )

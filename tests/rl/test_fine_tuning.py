@@ -1,0 +1,217 @@
+"""Supervised fine-tuning at the budget of RL: what it learns from, what it costs, and that a kill changes nothing."""
+
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flexrec.errors import InputError
+from flexrec.policy.models import load_base, load_tokenizer
+from flexrec.policy.ranker import Query, Ranker
+from flexrec.policy.settings import AdapterSettings, DecodingSettings
+from flexrec.prompting import PromptSettings
+from flexrec.ranking.instances import Candidate, HistoryItem, Instance
+from flexrec.ranking.needs import Need
+from flexrec.rl.examples import Example, instructive, optimal_order
+from flexrec.rl.fine_tuning import fine_tune, lists_of_equal_tokens
+from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
+from flexrec.rl.warm_up import ListTrainer, add_adapter, lessons
+
+K = 4
+NEED = Need.model_validate(
+    {
+        "instruction": "Rank what trends first.",
+        "terms": [{"factors": [{"signal": "trend"}]}],
+        "relevant": {"rule": "top", "count": 2},
+    }
+)
+HISTORY = (HistoryItem(90, "Seen before", ("Drama",), 4.0),)
+PROMPT = PromptSettings(line="{title}, {signals}: {id}", signals={"trend": "word"}, history_line="{title}")
+ADAPTER = AdapterSettings(rank=4, alpha=8, dropout=0.3, targets=("q_proj", "v_proj"))
+RL = RlSettings(steps=3, prompts_per_step=2, rollouts=3, validate_every=2, validation_queries=2, save_every=1)
+WARM_UP = WarmUpSettings(steps=2, lists_per_step=1)
+
+
+def example(number: int, gains: list[float] | None = None) -> Example:
+    trend = np.random.default_rng(number).permutation(K).astype(float) if gains is None else np.array(gains)
+    candidates = tuple(
+        Candidate(item, f"Film {number} {item}", ("Drama",), {"trend": value, "similarity": 0.5, "niche": 0.0})
+        for item, value in enumerate(trend)
+    )
+    return Example(Query(Instance(number, number, 1000, HISTORY, candidates), NEED), "trend", trend, np.zeros(K))
+
+
+@pytest.fixture
+def ranker(tiny_folder) -> Ranker:
+    model = add_adapter(load_base(tiny_folder), ADAPTER, seed=0)
+    return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
+
+
+def tuned(ranker: Ranker, folder, **method: object) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    curves = fine_tune(
+        ranker,
+        [example(number) for number in range(6)],
+        [example(number) for number in (10, 11)],
+        method=SftMethodSettings.model_validate({"algorithm": "sft", "learning_rate": 1e-2, **method}),
+        settings=RL,
+        warm_up=WARM_UP,
+        work_folder=folder,
+        seed=1,
+    )
+    return {name: p.detach().clone() for name, p in ranker.model.named_parameters() if "lora" in name}, curves
+
+
+def values(curves: pd.DataFrame, metric: str) -> dict[int, float]:
+    rows = curves[curves["metric"] == metric]
+    return dict(zip(rows["step"], rows["value"], strict=True))
+
+
+# --- The budget ---
+
+
+def test_lists_of_equal_tokens_by_hand() -> None:
+    # RL learns from 4 * (350 + 8 * 10) = 1720 tokens, a list has 360: 4.8 of them, rounded up
+    assert lists_of_equal_tokens(350, 10, prompts=4, rollouts=8) == 5
+    # 32 * (1500 + 8 * 30) = 55680 of 1530: 36.4
+    assert lists_of_equal_tokens(1500, 30, prompts=32, rollouts=8) == 37
+    # where prompts cost nothing every answer is one
+    assert lists_of_equal_tokens(0, 10, prompts=4, rollouts=8) == 32
+
+
+def test_the_updates_and_tokens_of_the_others(ranker, tmp_path) -> None:
+    prompts = [len(ranker.prompt(example(number).query)) for number in range(6)]
+    size = lists_of_equal_tokens(np.mean(prompts), K, prompts=2, rollouts=3)
+    _, curves = tuned(ranker, tmp_path)
+    assert values(curves, "cost/updates") == {1: 1, 2: 2, 3: 3}
+    assert values(curves, "cost/prompts") == {step: step * size for step in (1, 2, 3)}
+    assert values(curves, "cost/answer_tokens")[3] == 3 * size * K
+    learned = values(curves, "cost/prompt_tokens")[3] + values(curves, "cost/answer_tokens")[3]
+    by_rl = 3 * 2 * (np.mean(prompts) + 3 * K)
+    assert by_rl <= learned < by_rl + 3 * (max(prompts) + K)
+    assert values(curves, "cost/rollouts") == {1: 0, 2: 0, 3: 0}
+
+
+def test_an_adapter_of_its_own_makes_up_for_the_warm_up(ranker, tmp_path) -> None:
+    _, curves = tuned(ranker, tmp_path, adapter=ADAPTER.model_dump(), lists_per_step=3)
+    # two updates of one list, then three of three
+    assert values(curves, "cost/prompts") == {1: 1, 2: 2, 3: 5, 4: 8, 5: 11}
+    assert list(values(curves, "validation/ndcg_at_5")) == [0, 2, 4, 5]
+
+
+def test_every_example_comes_once_before_any_comes_twice(ranker) -> None:
+    examples = [example(number) for number in range(6)]
+    updates = lessons(ranker, examples, [1, 2, 5, 6], seed=3)
+    assert [len(update) for update in updates] == [1, 2, 5, 6]
+    prompts = [ranker.prompt(one.query) for one in examples]
+    order = [prompts.index(lesson.prompt) for update in updates for lesson in update]
+    assert sorted(order[:6]) == sorted(order[6:12]) == list(range(6))
+    assert order[:6] != order[6:12]
+    assert [lesson for update in lessons(ranker, examples, [6], seed=3) for lesson in update] == [
+        lesson for update in updates[:3] for lesson in update
+    ][:6]
+
+
+# --- What is learned ---
+
+
+def test_equal_gains_are_in_any_order() -> None:
+    rng = np.random.default_rng(0)
+    orders = [optimal_order(np.array([0.0, 5.0, 0.0, 1.0]), rng) for _ in range(50)]
+    assert set(orders) == {(1, 3, 0, 2), (1, 3, 2, 0)}
+
+
+def test_lists_that_teach_nothing_are_left_out(caplog) -> None:
+    examples = [example(0), example(1, [0.0] * K), example(2, [2.0] * K), example(3, [0.0, 0.0, 1.0, 0.0])]
+    with caplog.at_level(logging.INFO, logger="flexrec"):
+        assert instructive(examples) == [examples[0], examples[3]]
+    assert caplog.messages == ["2 of 4 training prompts are left out: all of their candidates have the same gain"]
+    with pytest.raises(InputError, match=r"none of 2 training instances .* `gains: critic`"):
+        instructive(examples[1:3])
+
+
+def test_it_learns_the_optimal_lists(tiny_folder, tmp_path) -> None:
+    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=8, alpha=16), seed=0)
+    ranker = Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
+    examples = [example(0), example(1)]
+    curves = fine_tune(
+        ranker,
+        examples,
+        examples,
+        method=SftMethodSettings(algorithm="sft", learning_rate=1e-2, lists_per_step=2),
+        settings=RL.model_copy(update={"steps": 12}),
+        warm_up=WARM_UP,
+        work_folder=tmp_path,
+        seed=0,
+    )
+    loss, found = values(curves, "loss"), values(curves, "validation/ndcg_at_5")
+    # untrained, the loss is about that of a random order: (ln 4 + ln 3 + ln 2 + ln 1) / 4 = .79
+    assert loss[1] == pytest.approx(np.log(24) / 4, abs=0.2)
+    assert loss[12] < 0.5 * loss[1]
+    assert found[12] > found[0]
+    assert {"gradient_norm", "validation/ndcg_at_5/trend"} <= set(curves["metric"])
+
+
+# --- Kills ---
+
+
+class _KilledError(Exception):
+    pass
+
+
+def test_a_killed_training_ends_with_the_same_weights_and_curves(ranker, tiny_folder, tmp_path, monkeypatch) -> None:
+    def fresh() -> Ranker:
+        model = add_adapter(load_base(tiny_folder), ADAPTER, seed=0)
+        return Ranker(model, ranker.tokenizer, PROMPT, DecodingSettings())
+
+    weights, curves = tuned(ranker, tmp_path / "whole", adapter=ADAPTER.model_dump())
+    torch.manual_seed(99)
+    again, _ = tuned(fresh(), tmp_path / "again", adapter=ADAPTER.model_dump())
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+    compute_loss = ListTrainer.compute_loss
+
+    def dying(self, *arguments, **options):
+        if self.state.global_step == 3:
+            raise _KilledError
+        return compute_loss(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ListTrainer, "compute_loss", dying)
+        with pytest.raises(_KilledError):
+            tuned(fresh(), tmp_path / "killed", adapter=ADAPTER.model_dump())
+    torch.manual_seed(5)
+    made = []
+
+    def counting(self, *arguments, **options):
+        made.append(self.state.global_step)
+        return compute_loss(self, *arguments, **options)
+
+    monkeypatch.setattr(ListTrainer, "compute_loss", counting)
+    resumed, curves_resumed = tuned(fresh(), tmp_path / "killed", adapter=ADAPTER.model_dump())
+    assert made == [3, 4]
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    pd.testing.assert_frame_equal(curves, curves_resumed)
+
+
+def test_dropout_does_something(ranker, tmp_path) -> None:
+    """Otherwise the test above would say nothing of it."""
+    trainer = ListTrainer(
+        ranker,
+        lessons(ranker, [example(0)], [1, 1], seed=0),
+        count=K,
+        learning_rate=1e-2,
+        work_folder=tmp_path,
+        seed=0,
+        callbacks=[],
+    )
+    for name, weight in ranker.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    ranker.model.train()
+    batch = trainer._collate([trainer.train_dataset[0]])
+    first = trainer.compute_loss(ranker.model, batch)
+    assert torch.equal(first, trainer.compute_loss(ranker.model, batch))
+    trainer.state.global_step = 1
+    assert not torch.equal(first, trainer.compute_loss(ranker.model, batch))
