@@ -125,6 +125,15 @@ def test_equal_variances_weigh_exactly_one(scope: str, variance: float) -> None:
     assert (uncertainty_weights(variances, scope=scope, low=0, high=9, eps=1e-8) == 1).all()
 
 
+@pytest.mark.parametrize("scope", ["group", "batch"])
+def test_a_list_in_which_nothing_gains_takes_no_weight_from_the_others(scope: str) -> None:
+    # the second prompt has IDCG 0 and so variance 0; alone, the first has certainties 1/2 and 1/4: mean 3/8
+    variances = torch.tensor([[1.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
+    counted = torch.tensor([[True, True], [False, False]])
+    weights = uncertainty_weights(variances, scope=scope, low=0, high=9, eps=1, counted=counted)
+    torch.testing.assert_close(weights, torch.tensor([[4 / 3, 2 / 3], [1, 1]], dtype=torch.float64))
+
+
 def test_an_undiscounted_sum_would_do_nothing_within_a_group() -> None:
     # all orders of one candidate set as one group
     orders = torch.tensor(list(itertools.permutations([0.0, 0.5, 1.0, 4.0])), dtype=torch.float64)

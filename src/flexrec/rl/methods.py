@@ -83,7 +83,12 @@ def rollout_weights(ranked: Ranked, settings: UncertaintySettings) -> Float[Tens
         return torch.ones_like(ranked["idcg"])
     variances = sequence_variances(ranked["variances"], ranked["idcg"])
     return uncertainty_weights(
-        variances, scope=settings.scope, low=settings.low, high=settings.high, eps=settings.epsilon
+        variances,
+        scope=settings.scope,
+        low=settings.low,
+        high=settings.high,
+        eps=settings.epsilon,
+        counted=ranked["idcg"] > 0,
     )
 
 

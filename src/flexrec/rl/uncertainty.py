@@ -11,7 +11,8 @@ Source: FlexRec (arXiv 2603.11901), uncertainty-aware updates; the weights' scop
 
 from typing import Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -77,6 +78,7 @@ def uncertainty_weights(
     low: float,
     high: float,
     eps: float,
+    counted: Bool[Tensor, "B G"] | None = None,
 ) -> Float[Tensor, "B G"]:
     r"""Inverse-variance weights: $c_i = \frac{1/(u_i + \epsilon)}{\mathrm{mean}_j\, 1/(u_j + \epsilon)}$, clipped.
 
@@ -87,9 +89,12 @@ def uncertainty_weights(
         low: Smallest weight, in [0, 1].
         high: Largest weight, >= 1.
         eps: Added to the variances, > 0; the larger, the nearer all weights are to 1.
+        counted: Rollouts that can be rewarded at all; None for all of them. One of a list in which nothing gains has
+            variance 0 and nothing to teach: without this it would take the weight of all others in its batch.
 
     Returns:
-        Weights in [low, high], of mean 1 over the scope before clipping; all 1 where the variances are equal.
+        Weights in [low, high], of mean 1 over the counted in scope before clipping; 1 for any other, and everywhere
+        where the variances are equal.
 
     Raises:
         InputError: An unknown scope, a range that does not hold 1, eps not positive, or a variance that is negative
@@ -109,9 +114,12 @@ def uncertainty_weights(
     if dims is None:
         raise InputError(f"unknown scope {scope!r} of the uncertainty weights: use 'group' or 'batch'")
     # relative to the least uncertain rollout: the same ratio, and equal variances give exactly 1
-    shifted = variances + eps
-    certainty = shifted.amin(dims, keepdim=True) / shifted
-    return (certainty / certainty.mean(dims, keepdim=True)).clamp(low, high)
+    if counted is None:
+        counted = torch.ones_like(variances, dtype=torch.bool)
+    shifted = (variances + eps).masked_fill(~counted, torch.inf)
+    certainty = (shifted.amin(dims, keepdim=True) / shifted).masked_fill(~counted, 0.0)
+    mean = certainty.sum(dims, keepdim=True) / counted.sum(dims, keepdim=True)
+    return torch.where(counted, certainty / mean, 1.0).clamp(low, high)
 
 
 def _swap_variance(variances: Float[Tensor, "n K"], idcg: Float[Tensor, "n 1"]) -> Float[Tensor, "n K"]:

@@ -1,0 +1,365 @@
+"""The study as a page: every question, the measured answer, and the tables behind it; no number is typed by hand."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from flexrec.planted.results import BEST, COMMON
+from flexrec.planted.settings import ComparisonSettings, PlantedSettings, ReportedStatistics
+from flexrec.planted.study import IDEAL, JOINT
+from flexrec.reporting.style import interval, number, p_value
+
+_LIST = {
+    "area ndcg_at_5": "NDCG@5, mean over the training",
+    "final ndcg_at_5": "NDCG@5 at the end",
+    "final ndcg_at_k": "NDCG@K at the end",
+    "final ndcg_of_tail": "NDCG of the tail",
+}
+
+_BEHIND = ("swap noncausal, pooled", "independent, pooled", "sequence")
+"""Variants that FlexRec (arXiv 2603.11901) puts behind its own."""
+
+
+class Answers:
+    """Reads `planted_results` and `planted_rates`, and says what they hold.
+
+    Args:
+        results: Table of `flexrec.planted.results.summarise_planted`.
+        rates: The tables of rates of `flexrec.planted.study.compare`, stacked.
+        statistics: When a difference is called one.
+    """
+
+    def __init__(self, results: pd.DataFrame, rates: pd.DataFrame, statistics: ReportedStatistics) -> None:
+        self._results, self._rates, self._significant = results, rates, statistics.significant
+
+    # ---- rows ----
+
+    def _rows(self, experiment: str, measure: str, choice: str = "") -> pd.DataFrame:
+        found = self._results
+        found = found[(found["experiment"] == experiment) & (found["measure"] == measure)]
+        return found[found["choice"] == choice]
+
+    def _sorted_out(self, rows: pd.DataFrame, name: str) -> tuple[list[str], list[str], list[str]]:
+        """Names of rows above their reference, below it, and neither."""
+        clear = rows["p_holm"] < self._significant
+        above, below = clear & (rows["difference"] > 0), clear & (rows["difference"] < 0)
+
+        def names(chosen: pd.Series) -> list[str]:
+            return [f"{row[name]} ({row['difference']:+.3f})" for _, row in rows[chosen].iterrows()]
+
+        return names(above), names(below), names(~clear)
+
+    def _told(self, rows: pd.DataFrame, name: str, above: str, below: str) -> str:
+        parts = zip((above, below, "no difference found"), self._sorted_out(rows, name), strict=True)
+        return "; ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in parts)
+
+    # ---- one answer per question ----
+
+    def comparison(self, experiment: str, measure: str = "area ndcg_at_5") -> list[str]:
+        """How the variants stand to the first, and per-rank to pooled normalisation."""
+        sentences = []
+        for choice in (BEST, COMMON):
+            rows = self._rows(experiment, measure, choice)
+            if rows.empty:
+                continue
+            reference = str(rows["variant"].iloc[0])
+            compared = rows[rows["reference"] == reference]
+            told = self._told(compared, "variant", "above it", "below it")
+            at = "each at its own best learning rate" if choice == BEST else "all at the common learning rate"
+            sentences.append(f"{_LIST[measure]}, {at}, against *{reference}*: {told}.")
+            pairs = rows[rows["variant"].str.endswith("per rank") & (rows["reference"] != reference)]
+            pairs = pd.concat([compared[compared["variant"] == reference.replace("pooled", "per rank")], pairs])
+            if len(pairs) and experiment == "rewards":
+                told = self._told(pairs, "variant", "above the same reward pooled", "below it")
+                sentences.append(f"Normalised per rank, {at}: {told}.")
+        return sentences
+
+    def edges(self, experiment: str) -> list[str]:
+        """Where a better rate may lie outside those that were tried."""
+        own = self._rates[(self._rates["experiment"] == experiment) & self._rates["edge"]]
+        names = ", ".join(f"{row['variant']} ({row['rate']:g})" for _, row in own.iterrows())
+        return [f"The best rate is the smallest or largest that was tried for {names}."] if names else []
+
+    def claim(self, experiment: str) -> list[str]:
+        """Whether the first variant is ahead of what the paper puts it ahead of."""
+        sentences = []
+        for choice in (BEST, COMMON):
+            rows = self._rows(experiment, "area ndcg_at_5", choice)
+            if rows.empty:
+                continue
+            reference = rows["variant"].iloc[0]
+            rows = rows[(rows["reference"] == reference) & rows["variant"].isin(_BEHIND)]
+            above, below, neither = (", ".join(names) or "none" for names in self._sorted_out(rows, "variant"))
+            sentences.append(
+                f"The paper's order, {reference} ahead of others, {choice}: holds for {below}; the other way round for "
+                f"{above}; no difference found: {neither}."
+            )
+        return sentences
+
+    def uncertainty(self) -> list[str]:
+        """Whether weighting helps, and how far the weights are apart."""
+        rows = self._rows("uncertainty", "area ndcg_at_5").dropna(subset=["reference"])
+        sentences = []
+        for scope in dict.fromkeys(rows["variant"]):
+            told = self._told(_of(rows, variant=scope), "setting", "helps", "harms")
+            spreads = {
+                kind: _of(self._rows("uncertainty", f"weight/spread_{kind}"), variant=scope)["mean"]
+                for kind in ("in_group", "between_groups")
+            }
+            spread = ", ".join(
+                f"{number(values.min(), 2)} to {number(values.max(), 2)} {words}"
+                for values, words in ((spreads["in_group"], "within a group"), (spreads["between_groups"], "between"))
+                if len(values)
+            )
+            sentences.append(
+                f"Weights of mean 1 over the {scope}: {told}. Standard deviation of the weights: {spread}."
+            )
+            over = _of(self._rows("uncertainty", "weight/overestimation"), variant=scope)["mean"]
+            if scope == "batch" and len(over):
+                sentences.append(
+                    "The variance of a reward is divided by the square of an IDCG that the critic itself predicts: "
+                    f"weighted over the {scope}, IDCG over its true value is larger by {number(over.min(), 2)} to "
+                    f"{number(over.max(), 2)} than without weights."
+                )
+        return sentences
+
+    def transfer(self) -> list[str]:
+        """Own need, other needs, joint training; whether a policy switches by the instruction."""
+        rows = self._rows("transfer", "final ndcg_at_5").drop_duplicates(["variant", "need"])
+        if rows.empty:
+            return []
+        needs = list(dict.fromkeys(rows["need"]))
+        alone = rows[rows["variant"] != JOINT]
+        own = alone[alone["variant"] == alone["need"]]["mean"].mean()
+        other = alone[alone["variant"] != alone["need"]]["mean"].mean()
+        start = self._rows("transfer", "start ndcg_at_5")["mean"].mean()
+        sentences = [
+            f"NDCG@5 untrained {number(start)}, on the need trained for {number(own)}, on another {number(other)}."
+        ]
+        joint = _of(self._rows("transfer", "final ndcg_at_5"), variant=JOINT).dropna(subset=["reference"])
+        if len(joint):
+            told = self._told(joint, "need", "above the policy of the need alone", "below it")
+            sentences.append(
+                f"One policy for all {len(needs)} needs, with as many tokens in all as each single one: {told}."
+            )
+            ideal, together = self._mean_tau(IDEAL), self._mean_tau(JOINT)
+            apart = self._mean_tau(*(name for name in needs))
+            sentences.append(
+                "Kendall's tau between the rankings of the same candidates under two needs, mean over the pairs: "
+                f"ideal lists {number(ideal, 2)}, the joint policy {number(together, 2)}, "
+                f"policies of one need {number(apart, 2)}."
+            )
+        return sentences
+
+    def _mean_tau(self, *variants: str) -> float:
+        own = self._results[(self._results["experiment"] == "transfer") & self._results["variant"].isin(variants)]
+        return float(own[own["measure"].str.startswith("tau/")]["mean"].mean())
+
+    def tail(self) -> list[str]:
+        """How fast the signal falls over the ranks, and whether it matters."""
+        sentences = []
+        for kind in ("reward", "advantage"):
+            ratios: list[str] = []
+            own = self._results[(self._results["experiment"] == "tail") & (self._results["choice"] == BEST)]
+            own = own[own["measure"].str.startswith(f"{kind}/std_at_rank_") & (own["mean"] > 0)]
+            for name, part in own.groupby("variant", sort=False):
+                line = part.sort_values("measure")
+                last = int(line["measure"].iloc[-1][-2:])
+                ratios.append(f"{name} {line['mean'].iloc[0] / line['mean'].iloc[-1]:.3g} (rank {last})")
+            sentences.append(
+                f"Spread of the {kind} at rank 1 over that at the last rank with any: {', '.join(ratios)}."
+            )
+        for measure in ("final ndcg_at_5", "final ndcg_at_k", "final ndcg_of_tail"):
+            rows = self._rows("tail", measure, BEST)
+            rows = rows[rows["reference"] == rows["variant"].iloc[0]] if len(rows) else rows
+            if len(rows):
+                told = self._told(rows, "variant", "above it", "below it")
+                sentences.append(f"{_LIST[measure]}, against *{rows['reference'].iloc[0]}*: {told}.")
+        return sentences
+
+    def gradients(self) -> list[str]:
+        """Which reward pushes where, and how noisily."""
+        sentences = []
+        rows = self._rows("gradients", "alignment of a batch")
+        for setting, part in rows.groupby("setting", sort=False):
+            line = part.sort_values("mean", ascending=False)
+            told = ", ".join(f"{row['variant']} {number(row['mean'])}" for _, row in line.iterrows())
+            sentences.append(f"Cosine of one batch's gradient with that of the true objective, {setting}: {told}.")
+        return sentences
+
+    # ---- tables ----
+
+    def comparison_tables(self, experiment: str) -> list[str]:
+        """Every variant with its rate, measures, and difference to the first; a table per choice of the rate."""
+        return [f"Learning rate: {choice}.\n\n{self._comparison(experiment, choice)}" for choice in (BEST, COMMON)]
+
+    def _comparison(self, experiment: str, choice: str) -> str:
+        shown = [measure for measure in _LIST if len(self._rows(experiment, measure, choice))]
+        headings = ["variant", "rate", *(_LIST[measure] for measure in shown), "difference to the first", "p (Holm)"]
+        rows = []
+        tests = self._rows(experiment, "area ndcg_at_5", choice)
+        for name in dict.fromkeys(tests["variant"]):
+            own = tests[tests["variant"] == name]
+            first = own[own["reference"] == tests["variant"].iloc[0]]
+            cells = [name, f"{own['rate'].iloc[0]:g}"]
+            for measure in shown:
+                cells.append(_mean(_of(self._rows(experiment, measure, choice), variant=name)))
+            rows.append([*cells, *_difference(first)])
+        return _table(headings, rows)
+
+    def uncertainty_table(self) -> str:
+        """Every critic and noise level, with the weights' effect and spread."""
+        rows = []
+        all_rows = self._rows("uncertainty", "area ndcg_at_5")
+        for (setting, scope), own in all_rows.groupby(["setting", "variant"], sort=False):
+            weights = [
+                _of(self._rows("uncertainty", f"weight/{name}"), setting=setting, variant=scope)["mean"].iloc[0]
+                for name in ("low", "high", "spread_in_group", "spread_between_groups", "overestimation")
+            ]
+            told = [number(float(weight), 2) for weight in weights]
+            rows.append([str(setting), str(scope), _mean(own), *_difference(own.dropna(subset=["reference"])), *told])
+        return _table(
+            ["critic", "weights", _LIST["area ndcg_at_5"], "difference to equal weights", "p (Holm)", "10%", "90%",
+             "spread in group", "between groups",
+             "IDCG over its true value, more by"],
+            rows,
+        )  # fmt: skip
+
+    def transfer_table(self) -> str:
+        """The transfer matrix, the joint and the untrained policy."""
+        rows = self._rows("transfer", "final ndcg_at_5").drop_duplicates(["variant", "need"])
+        needs = list(dict.fromkeys(rows["need"]))
+        start = self._rows("transfer", "start ndcg_at_5").drop_duplicates("need").set_index("need")
+        lines = [["untrained", *(_mean(start.loc[[need]]) for need in needs)]]
+        for name in dict.fromkeys(rows["variant"]):
+            own = rows[rows["variant"] == name].set_index("need")
+            lines.append([name, *(_mean(own.loc[[need]]) for need in needs)])
+        return _table(["trained for", *(f"asked for {need}" for need in needs)], lines)
+
+    def gradients_table(self) -> str:
+        """Both cosines of every variant, at every point of the training."""
+        rows = self._results[self._results["experiment"] == "gradients"]
+        places = list(dict.fromkeys(zip(rows["setting"], rows["measure"], strict=True)))
+        lines = []
+        for name in dict.fromkeys(rows["variant"]):
+            own = rows[rows["variant"] == name].set_index(["setting", "measure"])
+            lines.append([name, *(_mean(own.loc[[place]]) for place in places)])
+        return _table(["variant", *(f"{measure}, {setting}" for setting, measure in places)], lines)
+
+
+def planted_page(results: pd.DataFrame, rates: pd.DataFrame, settings: PlantedSettings) -> str:
+    """The whole study as Markdown.
+
+    Args:
+        results: The `planted_results` table.
+        rates: The `planted_rates` table.
+        settings: What was run.
+    """
+    answers = Answers(results, rates, settings.statistics)
+    world, learner = settings.world, settings.learner
+    tail = settings.tail.candidates or world.candidates
+    parts = [
+        "# The planted-truth study",
+        "A fabricated world in which true gains, errors and their variances are known. Written by code from "
+        "`planted_results` and `planted_rates`; the settings are those of `parameters_planted.yml`.",
+        f"K = {world.candidates} candidates ({tail} for the tail), {world.train} requests to train on and {world.test} "
+        f"held-out ones per seed; {learner.steps} steps of {learner.prompts_per_step} requests x {learner.rollouts} "
+        f"rollouts where nothing else is said. Intervals: bootstrap over seeds, {settings.statistics.confidence:.0%}; "
+        "p: paired sign-flip test over seeds, Holm-adjusted over the comparisons of an experiment. A difference is "
+        f"called one below p = {settings.statistics.significant:g}.",
+        *_section(
+            "1 Which reward learns fastest at equal tokens?",
+            [
+                _size(settings, settings.rewards),
+                *answers.claim("rewards"),
+                *answers.comparison("rewards"),
+                *answers.edges("rewards"),
+            ],
+            *answers.comparison_tables("rewards"),
+        ),
+        *_section(
+            "2 Does weighting by uncertainty help where it should, and harm nowhere?",
+            answers.uncertainty(),
+            answers.uncertainty_table(),
+        ),
+        *_section(
+            "3 What does a policy trained for one need do when asked for another?",
+            answers.transfer(),
+            answers.transfer_table(),
+        ),
+        *_section(
+            f"4 Does pooled normalisation silence the tail (K = {tail})?",
+            [_size(settings, settings.tail), *answers.claim("tail"), *answers.tail(), *answers.edges("tail")],
+            *answers.comparison_tables("tail"),
+        ),
+        *_section(
+            "5 Do tokens that name no item need the list's advantage?",
+            [
+                "The policy first writes which group of features it looks at (taste, trend or quality).",
+                _size(settings, settings.reasoning),
+                *answers.comparison("reasoning"),
+                *answers.comparison("reasoning", "final ndcg_at_5"),
+                *answers.edges("reasoning"),
+            ],
+            *answers.comparison_tables("reasoning"),
+        ),
+        *_section("6 Why: where do the rewards push, and how noisily?", answers.gradients(), answers.gradients_table()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def planted_text(results: pd.DataFrame, rates: pd.DataFrame, statistics: ReportedStatistics) -> str:
+    """The answers as plain text, for the end of a run on a terminal."""
+    answers = Answers(results, rates, statistics)
+    groups = {
+        "rewards": [*answers.claim("rewards"), *answers.comparison("rewards")],
+        "uncertainty": answers.uncertainty(),
+        "transfer": answers.transfer(),
+        "tail": [*answers.claim("tail"), *answers.tail()],
+        "reasoning": answers.comparison("reasoning"),
+        "gradients": answers.gradients(),
+    }
+    lines = [f"{name}\n" + "\n".join(f"  {line.replace('*', '')}" for line in told) for name, told in groups.items()]
+    return "\n\n".join(lines) + "\n"
+
+
+def _size(settings: PlantedSettings, comparison: ComparisonSettings) -> str:
+    """What was trained, in a sentence."""
+    learner = settings.learner
+    return (
+        f"Need {comparison.need}: {comparison.steps or learner.steps} steps of "
+        f"{comparison.prompts_per_step or learner.prompts_per_step} requests x {learner.rollouts} rollouts x "
+        f"{comparison.candidates or settings.world.candidates} items, {comparison.seeds.count} seeds; learning rates "
+        f"chosen among {', '.join(f'{rate:g}' for rate in comparison.rates)} on {comparison.tuning.count} other seeds."
+    )
+
+
+def _section(title: str, sentences: Iterable[str], *tables: str) -> list[str]:
+    return [f"## {title}", "\n".join(f"- {sentence}" for sentence in sentences), *tables]
+
+
+def _of(rows: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows in which columns have these values."""
+    for column, value in values.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def _mean(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "-"
+    row = rows.iloc[0]
+    return interval(float(row["mean"]), float(row["low"]), float(row["high"]))
+
+
+def _difference(rows: pd.DataFrame) -> list[str]:
+    if rows.empty:
+        return ["", ""]
+    row = rows.iloc[0]
+    told = interval(float(row["difference"]), float(row["difference_low"]), float(row["difference_high"]))
+    return [told, p_value(float(row["p_holm"]))]
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
