@@ -8,7 +8,7 @@ JOBS ?= 2
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test lint format viz mlflow publish bench clean
+.PHONY: run test lint format viz mlflow publish study study-plan publish-study bench clean
 
 run: $(VENV)/.run
 	$(BIN)/kedro run
@@ -37,6 +37,20 @@ RESULTS ?= data/08_reporting/ml-100k
 
 publish: $(VENV)/.run
 	$(BIN)/python -m flexrec.reporting.publish $(RESULTS)
+
+# A study of conf/base/parameters_study.yml: what is missing of its runs, then its tables and figures (docs/study.md).
+# `make study-plan` says how long that may take.
+STUDY ?= default
+STUDIES ?= data/08_reporting/study/$(STUDY)
+
+study: $(VENV)/.run
+	$(BIN)/kedro run --pipeline=study --params study=$(STUDY)
+
+study-plan: $(VENV)/.run
+	$(BIN)/kedro run --pipeline=study_plan --params study=$(STUDY)
+
+publish-study: $(VENV)/.run
+	$(BIN)/python -m flexrec.study.publish $(STUDIES)
 
 # The engine's benchmarks on a CPU, one after the other, and docs/benchmarks.md of their results. More of them, or
 # another commit to compare with: benchmarks/README.md.

@@ -154,9 +154,9 @@ def _before(owner: Any, name: str, due: Callable[..., bool]) -> None:
 
 
 def _in_warm_up() -> None:
-    from flexrec.rl.warm_up import _WarmUpTrainer
+    from flexrec.rl.warm_up import ListTrainer
 
-    _before(_WarmUpTrainer, "compute_loss", lambda trainer, *_: trainer.state.global_step == 1)
+    _before(ListTrainer, "compute_loss", lambda trainer, *_: trainer.state.global_step == 1)
 
 
 def _in_rl_step_3() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,9 @@ from flexrec.tracking import Tracker, TrackingSettings, numbers
 SMALL_MB = 1.0
 """Reused outputs up to this size are copied too, so that a run that skips everything still shows its results."""
 
+PARENT_RUN = "FLEXREC_PARENT_RUN"
+"""Variable of the environment with the MLflow run that this one is a part of."""
+
 logger = logging.getLogger(__name__)
 curves = logging.getLogger("flexrec.curves")
 
@@ -37,6 +41,11 @@ class TrackingHooks:
         self._lineage: dict[str, dict[str, Any]] = {}
         self._announced: dict[str, Path] = {}
         self._curves: _CurveHandler | None = None
+
+    @property
+    def context(self) -> KedroContext | None:
+        """The context that was made last: that of the session that runs, unless it has made others."""
+        return self._context
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -63,6 +72,8 @@ class TrackingHooks:
             "seeds": json.dumps({k: v for k, v in parameters.items() if k.rpartition(".")[2].endswith("seed")}),
             **_git(project),
         }
+        if parent := os.environ.get(PARENT_RUN):
+            tags["mlflow.parentRunId"] = parent
         self._tracker = Tracker(settings)
         self._tracker.start(f"{names} {run_params['run_id']}", tags, parameters)
         self._curves = _CurveHandler(self._tracker)

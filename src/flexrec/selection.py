@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from flexrec.baselines import BASELINES
 from flexrec.config import Settings
-from flexrec.critic.settings import CriticSettings
+from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.errors import InputError
+from flexrec.evaluation.probe_settings import ProbeSettings
 from flexrec.evaluation.settings import EvaluationSettings
+from flexrec.forgetting.settings import ForgettingSettings
+from flexrec.planted.settings import PlantedSettings
+from flexrec.policy.chat import ChatSettings
 from flexrec.policy.models import BaseModelSettings
-from flexrec.policy.settings import AdapterSettings, DecodingSettings
-from flexrec.policy.vllm_sampler import GenerationSettings
+from flexrec.policy.settings import AdapterSettings, DecodingSettings, GenerationSettings
 from flexrec.prompting.settings import NOUN_FIELDS, PromptSettings
 from flexrec.ranking.needs import ALL_NEEDS, Need, select_needs
 from flexrec.ranking.task import TaskSettings
@@ -27,8 +30,10 @@ from flexrec.reporting.settings import ReportSettings
 from flexrec.retrieval.embedders import EmbedderSettings
 from flexrec.retrieval.settings import RetrievalSettings
 from flexrec.retrieval.signals import LabelSettings
-from flexrec.rl.settings import MethodSettings, RlSettings, WarmUpSettings
+from flexrec.rewriting.settings import RewritingSettings
+from flexrec.rl.settings import MethodEntry, RlSettings, WarmUpSettings
 from flexrec.sources import Changeable, source_of
+from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.tabular import Engine
 
 
@@ -46,16 +51,17 @@ class Parameters(Settings):
     engine: Engine
     task: TaskSettings
     needs_asked: dict[str, Need]
-    method_settings: MethodSettings
+    method_settings: MethodEntry
     model_settings: BaseModelSettings
     datasets: dict[str, TaskSettings]
     needs: dict[str, Need]
-    methods: dict[str, MethodSettings]
+    methods: dict[str, MethodEntry]
     models: dict[str, BaseModelSettings]
     embedders: dict[str, EmbedderSettings]
     retrieve: RetrievalSettings
     label: LabelSettings
     critic: CriticSettings
+    neighbours: NeighbourSettings
     prompt: PromptSettings
     decoding: DecodingSettings
     generation: GenerationSettings = GenerationSettings()
@@ -64,6 +70,17 @@ class Parameters(Settings):
     rl: RlSettings
     evaluate: EvaluationSettings
     report: ReportSettings
+    query_rewrite: RewritingSettings = RewritingSettings()
+    study: str
+    studies: dict[str, StudySettings]
+    study_settings: StudySettings
+    study_options: StudyOptions
+    probe: ProbeSettings
+    probe_needs: dict[str, Need]
+    planted: PlantedSettings
+    forgetting: ForgettingSettings = ForgettingSettings()
+    chats: dict[str, ChatSettings] = Field(default_factory=dict)
+    chat: str = "none"
 
     @field_validator("task", "datasets")
     @classmethod
@@ -88,6 +105,13 @@ class Parameters(Settings):
     @classmethod
     def _known_baselines(cls, value: EvaluationSettings) -> EvaluationSettings:
         _refuse_unknown("baseline", value.baselines, BASELINES)
+        return value
+
+    @field_validator("chat")
+    @classmethod
+    def _known_chat(cls, value: str, info: ValidationInfo) -> str:
+        if "chats" in info.data:
+            _refuse_unknown("chat endpoint", [value], {"none": None, **info.data["chats"]})
         return value
 
 
@@ -117,7 +141,7 @@ def validate_selection(parameters: dict[str, Any]) -> None:
             given = f" (it is {problem['input']!r})" if shown else ""
             lines.append(f"parameter `{key}`: {reason}{given}")
         raise InputError("\n".join(lines)) from error
-    for name, need in checked.needs_asked.items():
+    for name, need in (checked.needs_asked | checked.probe_needs).items():
         if lacks := _obstacle(need, checked.task):
             served = [name for name, need in checked.needs.items() if _obstacle(need, checked.task) is None]
             raise InputError(
@@ -167,7 +191,8 @@ def entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
     chosen = select_needs(str(names), options)
     given = {name.strip() for name in str(names).replace("+", ",").split(",")}
     if table == "needs" and ALL_NEEDS in given:
-        chosen = tuple(name for name in chosen if name in given or _may_serve(options[name], _root_.get("task", {})))
+        task = _root_.get("task", {})  # made by a resolver, each time it is read
+        chosen = tuple(name for name in chosen if name in given or _may_serve(options[name], task))
         if not chosen:
             raise InputError(f"dataset '{_root_['dataset']}' can serve none of the needs {', '.join(options)}")
     return {name: options[name] for name in chosen}

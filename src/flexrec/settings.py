@@ -38,6 +38,8 @@ CONFIG_LOADER_ARGS = {
     "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
     "config_patterns": {
         "parameters": ["parameters*", "parameters*/**", "datasets.yml", "needs.yml", "methods.yml", "models.yml"],
+        # the catalog's paths hold what a method learns from
+        "globals": ["globals.yml", "methods.yml"],
         "mlflow": ["mlflow.yml"],
     },
     # Kedro takes `oc.env` away outside credentials

@@ -36,6 +36,7 @@ nodes."""
 
 BEHIND = {
     "ibis": ("duckdb", "sqlglot"),
+    "lightgbm": ("numpy", "scipy", "sklearn"),
     "pandas": ("numpy", "pyarrow"),
     "peft": ("torch",),
     "sentence_transformers": ("tokenizers", "torch", "transformers"),

@@ -5,7 +5,7 @@ The graph's own nodes are called in its own order, from a changed table on; the 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from kedro.framework.project import pipelines
 
 from flexrec.fingerprint import content_digest
 from flexrec.prompting import build_messages
+from flexrec.ranking.completions import Completion
 from flexrec.ranking.instances import read_instances
 
 NEED = {"need": "interest+trend"}
@@ -100,6 +101,21 @@ def test_no_hidden_label_and_no_label_of_a_held_out_user_reaches_training(worlds
         assert content_digest(true[name]) == content_digest(spoilt[name]), name
     curves = [world["rl_curves"].query("not metric.str.startswith('validation/')") for world in worlds]
     assert same(*curves)
+
+
+@pytest.mark.parametrize("completion", get_args(Completion))
+def test_no_hidden_label_reaches_training_by_any_completion(worlds, whole, completion) -> None:
+    catalog = whole.project.catalog(NEED)
+    with whole.project.entered():
+        (node,) = pipelines["critic"].only_nodes("complete_gains").nodes
+        parameters = {name: catalog[name].load() for name in node.inputs if name.startswith("params:")}
+    parameters["params:method_settings.root.gains"] = completion
+    gains = [
+        node.run(parameters | {name: world[name] for name in node.inputs if name not in parameters})["training_gains"]
+        for world in worlds
+    ]
+    assert same(*gains)
+    assert same(gains[0], worlds[0]["training_gains"]) == (completion == "critic")
 
 
 def test_training_gains_are_made_of_the_labels_that_may_count(worlds, observations, tmp_path, whole) -> None:

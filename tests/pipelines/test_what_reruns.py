@@ -114,11 +114,21 @@ def test_edited_values(done) -> None:
     # entries of the tables that are not in use
     other = {"instruction": "?", "terms": [{"factors": [{"signal": "trend"}]}], "relevant": {"rule": "top"}}
     done.set("base/needs.yml", needs={"interest": other})
-    done.set("base/methods.yml", methods={"other": {"item_reward": "none"}})
+    done.set("base/methods.yml", methods={"other": {"algorithm": "grpo", "gains": "observed", "item_reward": "none"}})
     assert done.command().ran == {"write_report", *PRINTING}
     # of the comparison: the intervals change, the rankings do not
     done.set("test/parameters.yml", evaluate={"resamples": 300})
     assert done.command().ran == {"compare", "draw_results", "write_report", *PRINTING}
+
+
+def test_the_entry_of_the_method(done) -> None:
+    """How it learns reruns the training; what neighbours are reruns nothing where none are asked."""
+    run = done.command("--params", "neighbours.count=3")
+    assert run.ran == {"complete_gains", *PRINTING}
+    done.set("base/methods.yml", methods={"flexrec": {"algorithm": "grpo", "gains": "critic", "item_reward": "none"}})
+    run = done.command()
+    assert run.reasons["train_rl"].startswith("parameter method_settings.")
+    assert {"train_rl", "draw_training"} <= run.ran <= AFTER_RL | {"train_rl", "complete_gains"}
 
 
 # --- Code ---

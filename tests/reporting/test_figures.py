@@ -135,6 +135,21 @@ def test_weights_show_the_middle_of_the_rollouts():
     assert [trace.name for trace in figure.data if trace.showlegend] == ["FlexRec", "Rec-R1"]
 
 
+def test_fine_tuning_has_a_loss_and_no_rewards():
+    rows = [("tallrec", step, "loss", value) for step, value in ((1, 0.8), (2, 0.5))]
+    rewarded = [("flexrec", 1, "reward", 0.7), ("flexrec", 1, "loss", 0.0)]
+    columns = ["method", "step", "metric", "value"]
+    curves = pd.DataFrame(rows, columns=columns)
+    both = training_figure(pd.DataFrame(rows + rewarded, columns=columns))
+    assert [(trace.name, list(trace.y)) for trace in both.data] == [("TALLRec", [0.8, 0.5]), ("FlexRec", [0.7])]
+    assert "TALLRec 0.800 to 0.500 by step 2" in titles(training_figure(curves))
+    for draw in (advantage_spread_figure, uncertainty_weights_figure):
+        (note,) = draw(curves).layout.annotations
+        assert note.text.endswith(": TALLRec learned from optimal lists, not from rewards.")
+        (note,) = draw(pd.DataFrame(rewarded, columns=columns)).layout.annotations
+        assert note.text.endswith(": the training by FlexRec has none.")
+
+
 def test_calibration_groups_by_prediction(reliability):
     # 20 predictions 1..20 in ten groups of two; the truth is 1 above and below in turn
     mean = np.arange(20, 0, -1.0)

@@ -1,15 +1,84 @@
-"""Gains that a policy may be trained with: the label where it is observed, the critic elsewhere; no torch."""
+"""Gains that a policy may be trained with: the label where it is observed, a completion elsewhere; no torch."""
 
+import logging
 from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
+from flexrec.critic.neighbours import neighbour_gains
+from flexrec.critic.settings import NeighbourSettings
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
+from flexrec.ranking.completions import Completion
 from flexrec.ranking.gains import GainKind, engagement_gain
 from flexrec.ranking.instances import CANDIDATE_SIGNALS
 from flexrec.ranking.needs import Need, need_gains
+
+logger = logging.getLogger(__name__)
+
+Moments = tuple[list[Float[np.ndarray, " K"]], list[Float[np.ndarray, " K"]]]
+"""Means and variances of the gains of the candidates of each instance; read where the label is not observed."""
+
+
+class Completing(Protocol):
+    """What stands for the labels of training instances that are not observed."""
+
+    def __call__(
+        self,
+        training: pd.DataFrame,
+        *,
+        critic_predictions: pd.DataFrame,
+        observations: pd.DataFrame | None,
+        gain: GainKind,
+        neighbours: NeighbourSettings,
+    ) -> Moments:
+        """Complete the rows `training` of the table `labelled_instances`; the rest as in `training_gains`."""
+
+
+def _by_critic(training: pd.DataFrame, *, critic_predictions: pd.DataFrame, **_: object) -> Moments:
+    return aligned_predictions(training, critic_predictions)
+
+
+def _by_nothing(training: pd.DataFrame, **_: object) -> Moments:
+    return _known([np.zeros(len(candidates)) for candidates in training[Columns.CANDIDATES]])
+
+
+def _by_users(training: pd.DataFrame, **given: Any) -> Moments:
+    return _by_neighbours(training, "users", **given)
+
+
+def _by_items(training: pd.DataFrame, **given: Any) -> Moments:
+    return _by_neighbours(training, "items", **given)
+
+
+def _by_neighbours(
+    training: pd.DataFrame,
+    by: Literal["users", "items"],
+    *,
+    observations: pd.DataFrame | None,
+    gain: GainKind,
+    neighbours: NeighbourSettings,
+    **_: object,
+) -> Moments:
+    if observations is None:
+        raise InputError("completing gains by neighbours needs the table observations")
+    return _known(neighbour_gains(training, observations, gain, neighbours, by=by))
+
+
+def _known(means: list[Float[np.ndarray, " K"]]) -> Moments:
+    """Taken for the truth: without variance."""
+    return means, [np.zeros(len(mean)) for mean in means]
+
+
+COMPLETIONS: dict[Completion, Completing] = {
+    "critic": _by_critic,
+    "observed": _by_nothing,
+    "user_knn": _by_users,
+    "item_knn": _by_items,
+}
 
 
 def training_gains(
@@ -17,29 +86,45 @@ def training_gains(
     critic_predictions: pd.DataFrame,
     needs: Mapping[str, Need],
     gain: GainKind,
+    *,
+    completion: Completion = "critic",
+    observations: pd.DataFrame | None = None,
+    neighbours: NeighbourSettings | None = None,
 ) -> pd.DataFrame:
     """Complete the sparse labels of the training instances and compose them by need.
 
-    An observed candidate has the gain of its label and variance 0, any other the critic's mean and variance. A need
-    that does not use engagement has known gains, of variance 0.
+    An observed candidate has the gain of its label and variance 0. Any other has, by `completion`, the critic's mean
+    and variance; the prediction of neighbours without a variance; or nothing: gain 0 and variance 0. A need that does
+    not use engagement has known gains, of variance 0. The log says how many lists teach nothing, because no order of
+    their candidates is better than another.
 
     Args:
         labelled_instances: Table `labelled_instances`; only its training instances are read.
-        critic_predictions: Table `critic_predictions`, with every training instance.
+        critic_predictions: Table `critic_predictions`, with every training instance; read by `critic`.
         needs: Needs by name.
         gain: How engagement becomes gain; the critic's.
+        completion: What stands for the labels that are not observed.
+        observations: Table `observations`, of which `user_knn` and `item_knn` read the observed rows of training users.
+        neighbours: Of `user_knn` and `item_knn`.
 
     Returns:
         Table `training_gains`: `instance_id`, `need`, `mean`, `variance` (lists aligned with the candidates), by need
         and then in the order of the instances.
 
     Raises:
-        InputError: No training instance, or predictions that are missing or of another number of candidates.
+        InputError: No training instance, predictions that are missing or of another number of candidates, or no
+            observations where neighbours are asked for.
     """
     training = labelled_instances[labelled_instances[Columns.SPLIT] == "train"]
     if training.empty:
         raise InputError("labelled_instances: there is no training instance; lower K or raise the density")
-    means, variances = aligned_predictions(training, critic_predictions)
+    means, variances = COMPLETIONS[completion](
+        training,
+        critic_predictions=critic_predictions,
+        observations=observations,
+        gain=gain,
+        neighbours=neighbours or NeighbourSettings(),
+    )
     completed = []
     for row, mean, variance in zip(training.to_dict("records"), means, variances, strict=True):
         label = engagement_gain(np.asarray(row[Columns.OBSERVED_ENGAGEMENT], dtype=np.float64), gain)
@@ -47,11 +132,23 @@ def training_gains(
         signals: dict[str, np.ndarray] = {name: np.asarray(row[name], dtype=np.float64) for name in CANDIDATE_SIGNALS}
         signals[Columns.ENGAGEMENT] = np.where(observed, label, mean)
         completed.append((row[Columns.INSTANCE_ID], signals, np.where(observed, 0.0, variance)))
-    rows = [
-        (instance_id, name, *(values.tolist() for values in need_gains(need, signals, variance)))
-        for name, need in needs.items()
-        for instance_id, signals, variance in completed
-    ]
+    rows = []
+    for name, need in needs.items():
+        gains = [need_gains(need, signals, variance) for _, signals, variance in completed]
+        silent = sum(bool(np.ptp(mean) == 0) for mean, _ in gains)
+        if silent:
+            logger.info(
+                "training gains (%s): %d of %d training instances have the same gain for every candidate under %s: "
+                "they teach nothing",
+                completion,
+                silent,
+                len(completed),
+                name,
+            )
+        rows += [
+            (instance_id, name, mean.tolist(), variance.tolist())
+            for (instance_id, _, _), (mean, variance) in zip(completed, gains, strict=True)
+        ]
     return pd.DataFrame(rows, columns=[Columns.INSTANCE_ID, Columns.NEED, Columns.MEAN, Columns.VARIANCE])
 
 

@@ -54,3 +54,17 @@ class CriticSettings(Settings):
         if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
             raise ValueError(f"shares must be three positive numbers that sum to 1, not {self.shares}")
         return self
+
+
+class NeighbourSettings(Settings):
+    """Nearest neighbours, which predict gains in the critic's place."""
+
+    count: int = Field(default=40, ge=1, description="Most neighbours that a prediction is made of.")
+    shrinkage: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the item's mean gain beside the neighbours' cosines; 0: the neighbours alone.",
+    )
+    mean_strength: float = Field(
+        default=10.0, gt=0, description="Pseudo-observations of the global mean in an item's shrunken mean gain."
+    )

@@ -86,8 +86,9 @@ class AnswerPass:
 class DecodingPass:
     """The newest token of every answer sees its prompt and the answer so far, which grows by that token.
 
-    One softmax over both parts, each product taken where its keys are, all in float32: with one token of each answer
-    the products are so small that this is faster than a fused kernel, and it is more exact.
+    One softmax over both parts, each product taken where its keys are: with one token of each answer the products are
+    so small that this is faster than a fused kernel. As in the models' own `eager` attention, scores are of the model's
+    type and the softmax is in float32.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class DecodingPass:
         length: int,
     ) -> None:
         batch, heads, _, width = keys.shape
-        self._keys = keys.float().transpose(-1, -2).contiguous()
-        self._values = values.float().contiguous()
+        self._keys = keys.transpose(-1, -2).contiguous()
+        self._values = values.contiguous()
         self._seen = seen
         self._own_keys = self._values.new_empty(batch, heads, answers, length, width)
         self._own_values = torch.empty_like(self._own_keys)
@@ -115,19 +116,19 @@ class DecodingPass:
         self._own_keys[:, :, :, self.step] = key
         self._own_values[:, :, :, self.step] = value
         self.step += 1
-        rows = query.float().unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(2, 3) * scale
+        rows = query.unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(2, 3) * scale
         prompt = rows @ self._keys
         if self._seen is not None:
             prompt = prompt.masked_fill(~self._seen, -torch.inf)
         # the query heads of one key head, as rows of one small product
         apart = (batch, kv_heads, answers, heads // kv_heads)
         own = rows.view(*apart, width) @ self._own_keys[:, :, :, : self.step].transpose(-1, -2)
-        weights = torch.cat([prompt, own.flatten(2, 3)], -1).softmax(-1)
+        weights = torch.cat([prompt, own.flatten(2, 3)], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
         first, second = weights.split([prompt.shape[-1], self.step], -1)
         out = first @ self._values + (second.unflatten(2, apart[2:]) @ self._own_values[:, :, :, : self.step]).flatten(
             2, 3
         )
-        return out.view(*apart, width).transpose(2, 3).reshape(query.shape).to(query.dtype)
+        return out.view(*apart, width).transpose(2, 3).reshape(query.shape)
 
 
 def attention(

@@ -9,9 +9,6 @@ from flexrec.errors import InputError
 
 GainKind = Literal["linear", "exponential"]
 
-Completion = Literal["critic", "observed", "user_knn", "item_knn"]
-"""What stands for a label that is not observed, where a policy learns from it; `observed`: nothing."""
-
 
 def engagement_gain(engagement: Float[np.ndarray, "*shape"], kind: GainKind) -> Float[np.ndarray, "*shape"]:
     r"""Turn raw engagement into a gain.

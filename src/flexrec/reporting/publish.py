@@ -113,12 +113,12 @@ def read_result(path: Path) -> Result:
         version=version,
         tables=tables.strip(),
         fact_table=separator + rows.rstrip(),
-        facts=dict(_rows(rows)),
+        facts=dict(fact_rows(rows)),
         steps=tuple(_steps(path)),
     )
 
 
-def _rows(table: str) -> Iterator[tuple[str, str]]:
+def fact_rows(table: str) -> Iterator[tuple[str, str]]:
     """The pairs of a Markdown table of two columns, without the escapes of `flexrec.reporting.tables`."""
     for line in table.splitlines():
         cells = re.split(r"(?<!\\)\|", line)

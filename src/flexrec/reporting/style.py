@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-BASELINES = ("random", "retriever", "popularity", "item_mean", "trend", "star", "critic")
+BASELINES = ("random", "retriever", "popularity", "item_mean", "trend", "star", "critic", "mf", "lambdamart", "bert4rec")
 """Methods that are no language model, in table order; they share one grey, so that colour marks the policies."""
 
 STAGES = ("untrained", "warmed_up")
@@ -21,6 +21,7 @@ METHOD_LABELS = {
     "rank_grpo": "Rank-GRPO",
     "tallrec": "TALLRec",
     "star": "STAR",
+    "mf": "matrix factorisation",
     "bert4rec": "BERT4Rec",
     "lambdamart": "LambdaMART",
 }
@@ -29,7 +30,9 @@ METRIC_LABELS = {
     "ndcg_at_5": "NDCG@5",
     "ndcg_at_10": "NDCG@10",
     "ndcg_at_30": "NDCG@30",
+    "ndcg_at_100": "NDCG@100",
     "recall_at_5": "Recall@5",
+    "recall_at_10": "Recall@10",
     "precision_at_5": "Precision@5",
     "mrr_at_5": "MRR@5",
     "kendall_tau": "Kendall tau with the input order",
@@ -56,6 +59,9 @@ _BASELINE_SYMBOLS = (
     "triangle-up-open",
     "star-open",
     "hexagon-open",
+    "pentagon-open",
+    "triangle-down-open",
+    "cross-open",
 )
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 

@@ -8,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from flexrec.critic.completion import training_gains
-from flexrec.critic.settings import CriticSettings
+from flexrec.critic.settings import CriticSettings, NeighbourSettings
+from flexrec.ranking.completions import Completion
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
 from flexrec.reporting.figures import critic_calibration_figure
@@ -66,10 +67,24 @@ def predict_gains(
 
 
 def complete_gains(
-    labelled_instances: pd.DataFrame, critic_predictions: pd.DataFrame, needs: Needs, gain: GainKind
+    labelled_instances: pd.DataFrame,
+    critic_predictions: pd.DataFrame,
+    observations: Table,
+    needs: Needs,
+    gain: GainKind,
+    completion: Completion,
+    neighbours: NeighbourSettings,
 ) -> pd.DataFrame:
-    """The gains that training may use: the observed label, or else the critic's prediction, composed by need."""
-    return training_gains(labelled_instances, critic_predictions, needs.root, gain)
+    """The gains that training may use: the observed label, or else what the method puts in its place, by need."""
+    return training_gains(
+        labelled_instances,
+        critic_predictions,
+        needs.root,
+        gain,
+        completion=completion,
+        observations=observed_training_rows(observations),
+        neighbours=neighbours,
+    )
 
 
 def plot_critic(predictions: pd.DataFrame, groups: pd.DataFrame) -> go.Figure:

@@ -30,7 +30,15 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 complete_gains,
-                ["labelled_instances", "critic_predictions", "params:needs_asked", "params:task.gain"],
+                [
+                    "labelled_instances",
+                    "critic_predictions",
+                    "observations",
+                    "params:needs_asked",
+                    "params:task.gain",
+                    "params:method_settings.root.gains",
+                    "params:neighbours",
+                ],
                 "training_gains",
                 name="complete_gains",
             ),

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from flexrec.baselines import baseline_rankings
+from flexrec.baselines.settings import FittedSettings
 from flexrec.evaluation.llm import llm_rankings
 from flexrec.evaluation.rankings import evaluate_rankings
 from flexrec.evaluation.settings import EvaluationSettings
@@ -32,6 +33,7 @@ def rank_baselines(
     needs: Needs,
     baselines: list[str],
     star: StarScoringSettings,
+    fitted: FittedSettings,
     gain: GainKind,
     seed: int,
 ) -> pd.DataFrame:
@@ -45,7 +47,9 @@ def rank_baselines(
         methods=baselines,
         gain=gain,
         seed=seed,
+        training_instances=labelled_instances[labelled_instances[Columns.SPLIT] == "train"],
         star=star,
+        fitted=fitted,
     )
 
 

@@ -26,6 +26,7 @@ def create_pipeline() -> Pipeline:
                     "params:needs_asked",
                     "params:evaluate.baselines",
                     "params:evaluate.star",
+                    "params:evaluate.fitted",
                     "params:task.gain",
                     "params:seed",
                 ],

@@ -80,7 +80,7 @@ def write_report(
             summary=summary,
             figures={
                 "Results on held-out users": results_figure(summary),
-                "Reinforcement learning": training_figure(curves),
+                "Training": training_figure(curves),
                 "Spread of the advantage over ranks": advantage_spread_figure(curves),
                 "Uncertainty weights": uncertainty_weights_figure(curves),
                 "Correlation with the input order": tau_figure(instance_metrics),

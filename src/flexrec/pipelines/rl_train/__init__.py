@@ -1,4 +1,4 @@
-"""The policy, trained by reinforcement learning with item-level rewards."""
+"""The policy, trained by the method: reinforcement learning with item-level rewards, or what it is compared with."""
 
 from flexrec.pipelines.rl_train.pipeline import create_pipeline
 

@@ -1,4 +1,4 @@
-"""Reinforcement learning."""
+"""Training by the method: reinforcement learning, or supervised fine-tuning at the same budget."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from flexrec.policy.models import save_policy
-from flexrec.policy.settings import DecodingSettings
-from flexrec.policy.vllm_sampler import GenerationSettings
+from flexrec.policy.settings import DecodingSettings, GenerationSettings
 from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.task import Needs
-from flexrec.rl.settings import MethodSettings, RlSettings
-from flexrec.rl.specification import train_on_tables
+from flexrec.rl.settings import MethodEntry, RlSettings, WarmUpSettings
+from flexrec.rl.training import train_on_tables
 
 
 def train_rl(
@@ -25,8 +24,9 @@ def train_rl(
     prompt: PromptSettings,
     decoding: DecodingSettings,
     generation: GenerationSettings,
-    method: MethodSettings,
+    method: MethodEntry,
     settings: RlSettings,
+    warm_up: WarmUpSettings,
     model_name: str,
     seed: int,
     work_folder: Path,
@@ -43,8 +43,9 @@ def train_rl(
         prompt=prompt,
         decoding=decoding,
         generation=generation,
-        method=method,
+        method=method.root,
         settings=settings,
+        warm_up=warm_up,
         seed=seed,
         work_folder=work_folder,
     )

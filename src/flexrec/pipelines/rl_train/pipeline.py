@@ -1,4 +1,4 @@
-"""Wiring of the reinforcement learning."""
+"""Wiring of the training by the method."""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
@@ -24,6 +24,7 @@ def create_pipeline() -> Pipeline:
                     "params:generation",
                     "params:method_settings",
                     "params:rl",
+                    "params:warm_up",
                     "params:model",
                     "params:seed",
                     "rl_work",

@@ -12,7 +12,7 @@ from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.instances import read_instances
 from flexrec.ranking.task import Needs
-from flexrec.rl.examples import make_examples
+from flexrec.rl.examples import instructive, make_examples
 from flexrec.rl.settings import WarmUpSettings
 
 Write = Callable[[Path], None]
@@ -46,5 +46,5 @@ def train_warm_up(
     examples = make_examples(
         read_instances(training, items), training_gains, needs.root, mean=Columns.MEAN, variance=Columns.VARIANCE
     )
-    curve = warm_up(ranker, examples, settings=settings, work_folder=work_folder, seed=seed)
+    curve = warm_up(ranker, instructive(examples), settings=settings, work_folder=work_folder, seed=seed)
     return lambda folder: save_policy(model, folder, base_name=model_name), curve

@@ -16,16 +16,18 @@ from flexrec.ranking.columns import Columns
 from flexrec.reporting.style import GRID, dashes, empty_figure, finish, label, looks, number, ordered, plotly_text
 
 VALIDATION = "validation/ndcg_at_5"
+REWARD, LOSS = "reward", "loss"
 SPREAD = "advantage/std_at_rank_"
 WEIGHTS = ("weight/low", "weight/median", "weight/high")
 
 PANELS = {
-    "reward": "reward of a rollout (mean)",
+    REWARD: "reward of a rollout (mean)",
     VALIDATION: "validation NDCG@5",
     "kl": "KL to the reference",
     "entropy": "entropy of the tokens",
     "answer/invalid_rate": "invalid identifiers per candidate",
     "gradient_norm": "norm of the gradient",
+    LOSS: "loss, nats per token of an optimal list",
 }
 """Curves drawn, in the order of the panels, and their titles."""
 
@@ -65,6 +67,9 @@ def training_figure(curves: pd.DataFrame, *, methods: Sequence[str] = ()) -> go.
         methods: Order of all methods, for their colours.
     """
     drawn = curves[curves["metric"].map(_panel).isin(PANELS)] if len(curves) else curves
+    if len(drawn):
+        # the loss of RL measures nothing: its advantages have mean 0
+        drawn = drawn[(drawn["metric"] != LOSS) | ~drawn[Columns.METHOD].isin(_rewarded(drawn))]
     if drawn.empty:
         return empty_figure("No training curves: no policy was trained in this run.")
     drawn = drawn.assign(panel=drawn["metric"].map(_panel), need=drawn["metric"].map(_need))
@@ -122,7 +127,7 @@ def _need(metric: str) -> str:
 
 def _training_title(drawn: pd.DataFrame, names: Sequence[str], styles: Mapping) -> str:
     """Say where validation (else the reward) starts and ends."""
-    for panel in (VALIDATION, "reward"):
+    for panel in (VALIDATION, REWARD, LOSS):
         parts = []
         for name in names:
             rows = drawn[(drawn["panel"] == panel) & (drawn[Columns.METHOD] == name)]
@@ -134,6 +139,22 @@ def _training_title(drawn: pd.DataFrame, names: Sequence[str], styles: Mapping) 
         if parts:
             return f"Training: {PANELS[panel]} from start to end. {'; '.join(parts)}."
     return "Training curves."
+
+
+def _rewarded(curves: pd.DataFrame) -> set[str]:
+    """Methods that learn from rewards."""
+    return set(curves.loc[curves["metric"] == REWARD, Columns.METHOD])
+
+
+def _nothing_of(what: str, curves: pd.DataFrame) -> go.Figure:
+    """An empty figure that says why no training has what it would show."""
+    if curves.empty:
+        return empty_figure(f"No {what}: no policy was trained in this run.")
+    names = list(dict.fromkeys(curves[Columns.METHOD]))
+    who = ", ".join(map(label, names))
+    if _rewarded(curves).isdisjoint(names):
+        return empty_figure(f"No {what}: {who} learned from optimal lists, not from rewards.")
+    return empty_figure(f"No {what}: the training by {who} has none.")
 
 
 def _spread(curves: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +174,7 @@ def advantage_spread_figure(curves: pd.DataFrame, *, methods: Sequence[str] = ()
     """
     spread = _spread(curves)
     if spread.empty:
-        return empty_figure("No spread of advantages: no policy was trained in this run.")
+        return _nothing_of("spread of advantages", curves)
     names = ordered(spread[Columns.METHOD], methods)
     styles = looks(names, methods)
     figure = go.Figure()
@@ -236,7 +257,7 @@ def uncertainty_weights_figure(curves: pd.DataFrame, *, methods: Sequence[str] =
     """
     rows = curves[curves["metric"].isin(WEIGHTS)] if len(curves) else curves
     if rows.empty:
-        return empty_figure("No uncertainty weights: no policy was trained in this run.")
+        return _nothing_of("uncertainty weights", curves)
     names = ordered(rows[Columns.METHOD], methods)
     styles = looks(names, methods)
     figure = go.Figure()

@@ -1,0 +1,197 @@
+"""A study."""
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from flexrec.errors import InputError
+from flexrec.evaluation.settings import EvaluationSettings
+from flexrec.pipelines.study.runs import Look, Project, Times, look, plan_text, results, run_missing
+from flexrec.reporting.figures import (
+    advantage_spread_figure,
+    critic_calibration_figure,
+    uncertainty_weights_figure,
+)
+from flexrec.reporting.figures.study import forest_figure, learning_figure, mean_curves
+from flexrec.reporting.figures.training import SPREAD, WEIGHTS
+from flexrec.reporting.provenance import provenance
+from flexrec.reporting.study_page import render_study
+from flexrec.study.collection import TRAINED, collect
+from flexrec.study.plan import Cell, cells_of
+from flexrec.study.settings import StudyOptions, StudySettings
+from flexrec.study.statistics import Resampling, comparisons, row_means
+from flexrec.study.tables import (
+    StudyTable,
+    failures,
+    study_facts,
+    study_markdown,
+    study_tables,
+    study_text,
+    write_tables,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def run_cells(
+    name: str,
+    settings: StudySettings,
+    options: StudyOptions,
+    datasets: dict[str, Any],
+    methods: dict[str, Any],
+    models: dict[str, Any],
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+    """Run what is missing of the grid, and collect what all of it left."""
+    project = Project.current()
+    cells, looks, times = _look(name, settings, options, datasets, methods, models, project)
+    logger.info("%s", plan_text(name, looks, times), extra={"markup": False})
+    failed: dict[Cell, str] = {}
+    if any(one.stale for one in looks):
+        logs = project.folder / options.log_folder / name / "logs"
+        failed = run_missing(name, looks, times, project, logs)
+        # what has run may have changed what others read
+        looks = look(cells, project)
+    found = collect(results(looks, failed))
+    return (
+        found.cells,
+        found.instances,
+        found.curves,
+        found.critic_predictions,
+        found.critic_reliability,
+        True,
+    )
+
+
+def print_plan(
+    name: str,
+    settings: StudySettings,
+    options: StudyOptions,
+    datasets: dict[str, Any],
+    methods: dict[str, Any],
+    models: dict[str, Any],
+) -> None:
+    """Say what the study would run, and how long that may take."""
+    _, looks, times = _look(name, settings, options, datasets, methods, models, Project.current())
+    print(f"\n{plan_text(name, looks, times)}", flush=True)
+
+
+def _look(
+    name: str,
+    settings: StudySettings,
+    options: StudyOptions,
+    datasets: Mapping[str, Any],
+    methods: Mapping[str, Any],
+    models: Mapping[str, Any],
+    project: Project,
+) -> tuple[list[Cell], list[Look], Times]:
+    if unknown := [table for table in settings.tables or () if table not in options.tables]:
+        raise InputError(f"study '{name}': unknown table '{unknown[0]}'. Allowed: {', '.join(options.tables)}.")
+    gains = {method: str(entry.get("gains", "critic")) for method, entry in methods.items()}
+    cells = cells_of(name, settings, given=project.given, datasets=datasets, methods=gains, models=models)
+    looks = look(cells, project)
+    times = Times(options.seconds)
+    times.learn(looks)
+    return cells, looks, times
+
+
+def compare_rows(
+    instances: pd.DataFrame, settings: StudySettings, options: StudyOptions, evaluate: EvaluationSettings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means of every row with intervals over seeds and users, and paired comparisons with the references."""
+    how = _resampling(options, evaluate)
+    return (
+        row_means(instances, options.metrics, how),
+        comparisons(instances, settings.references, options.primary, how),
+    )
+
+
+def tabulate(
+    cells: pd.DataFrame,
+    instances: pd.DataFrame,
+    means: pd.DataFrame,
+    compared: pd.DataFrame,
+    name: str,
+    settings: StudySettings,
+    options: StudyOptions,
+    evaluate: EvaluationSettings,
+) -> tuple[str, str, Callable[[Path], None]]:
+    """The tables as Markdown, as text for the terminal, and as files of numbers."""
+    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
+    return (
+        study_markdown(settings.title, tables, provenance(**study_facts(name, cells))),
+        study_text(tables, cells),
+        partial(write_tables, tables),
+    )
+
+
+def draw_study(
+    means: pd.DataFrame,
+    curves: pd.DataFrame,
+    critic_predictions: pd.DataFrame,
+    critic_reliability: pd.DataFrame,
+    options: StudyOptions,
+) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
+    """Every row with its interval, learning by steps and by tokens, the critic, and what training acted on."""
+    methods = list(dict.fromkeys(means.loc[means["kind"] == TRAINED, "method"]))
+    return (
+        forest_figure(means, metric=options.primary, methods=methods),
+        learning_figure(curves, by="steps", methods=methods),
+        learning_figure(curves, by="tokens", methods=methods),
+        critic_calibration_figure(critic_predictions, critic_reliability),
+        advantage_spread_figure(mean_curves(curves, [SPREAD])),
+        uncertainty_weights_figure(mean_curves(curves, WEIGHTS)),
+    )
+
+
+def write_page(
+    cells: pd.DataFrame,
+    instances: pd.DataFrame,
+    means: pd.DataFrame,
+    compared: pd.DataFrame,
+    results_figure: go.Figure,
+    steps_figure: go.Figure,
+    tokens_figure: go.Figure,
+    critic_figure: go.Figure,
+    advantage_figure: go.Figure,
+    weights_figure: go.Figure,
+    name: str,
+    settings: StudySettings,
+    options: StudyOptions,
+    evaluate: EvaluationSettings,
+) -> str:
+    """Everything as one HTML page."""
+    tables: list[StudyTable] = study_tables(
+        cells, instances, means, compared, settings, options, _resampling(options, evaluate)
+    )
+    figures = {
+        "Every row with its interval": results_figure,
+        "Learning by steps": steps_figure,
+        "Learning by tokens": tokens_figure,
+        "Calibration of the critic": critic_figure,
+        "Spread of the advantage over ranks": advantage_figure,
+        "Uncertainty weights": weights_figure,
+    }
+    facts = provenance(**study_facts(name, cells))
+    return render_study(settings.title, tables, figures, facts, failures(cells))
+
+
+def finish(text: str, cells: pd.DataFrame, tables: Path, page: str) -> None:
+    """Show the results.
+
+    The tables and the page are read so that they are there before this node fails.
+
+    Raises:
+        InputError: A run is not done.
+    """
+    print(f"\n{text}", flush=True)
+    if left := failures(cells):
+        raise InputError(f"{left}\nThe tables hold what is done; the same command tries the rest again.")
+
+
+def _resampling(options: StudyOptions, evaluate: EvaluationSettings) -> Resampling:
+    return Resampling(evaluate.confidence, evaluate.resamples, evaluate.permutations, options.seed)

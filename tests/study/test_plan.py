@@ -1,0 +1,95 @@
+import pytest
+
+from flexrec.errors import InputError
+from flexrec.study.plan import Cell, cells_of, readable_time
+from flexrec.study.settings import StudySettings
+
+KNOWN = {
+    "datasets": ["ml-100k", "ml-1m"],
+    "methods": {"flexrec": "critic", "rec_r1": "observed", "per_rank": "critic"},
+    "models": ["small"],
+}
+
+
+def study(*grid: dict, **others: object) -> StudySettings:
+    return StudySettings.model_validate({"title": "t", "grid": list(grid), **others})
+
+
+def cells(*grid: dict, given: tuple[str, ...] = (), **others: object) -> list[Cell]:
+    return cells_of("mine", study(*grid, **others), given=given, **KNOWN)
+
+
+def test_every_combination_comes_once_and_neighbours_share():
+    block = {"needs": ["a", "b"], "methods": ["flexrec", "rec_r1", "per_rank"], "seeds": [1, 0]}
+    found = cells(block, {"needs": ["a"], "methods": ["flexrec"], "seeds": [0]})
+    # seed, then need, then what stands for unobserved labels (critic, observed), then method
+    assert [(cell.seed, cell.need, cell.method) for cell in found] == [
+        (seed, need, method) for seed in (1, 0) for need in ("a", "b") for method in ("flexrec", "per_rank", "rec_r1")
+    ]
+
+
+def test_datasets_come_one_after_the_other():
+    found = cells(
+        {"needs": ["a"], "methods": ["flexrec"], "seeds": [0, 1], "dataset": "ml-1m"},
+        {"needs": ["a"], "methods": ["rec_r1"], "seeds": [0, 1], "dataset": "ml-100k"},
+        {"needs": ["a"], "methods": ["rec_r1"], "seeds": [0], "dataset": "ml-1m"},
+    )
+    assert [(cell.dataset, cell.seed, cell.method) for cell in found] == [
+        ("ml-1m", 0, "flexrec"),
+        ("ml-1m", 0, "rec_r1"),
+        ("ml-1m", 1, "flexrec"),
+        ("ml-100k", 0, "rec_r1"),
+        ("ml-100k", 1, "rec_r1"),
+    ]
+
+
+def test_the_arguments_are_those_of_the_command_line():
+    block = {"needs": ["a"], "methods": ["flexrec"], "dataset": "ml-1m", "density": 0.2, "overrides": ["rl.steps=2"]}
+    (cell,) = cells(block, overrides=["rl.steps=1"], given=("rl.steps=3",))
+    # the command line comes last and wins
+    assert cell.arguments == (
+        "dataset=ml-1m", "need=a", "method=flexrec", "density=0.2", "seed=0", "rl.steps=1", "rl.steps=2", "rl.steps=3",
+    )  # fmt: skip
+    assert cell.words == "ml-1m a flexrec density 0.2 seed 0"
+    assert cell.file_name == "ml-1m_a_flexrec_density_0.2_seed_0"
+
+
+def test_what_a_cell_goes_through_beside_the_evaluation_adds_up():
+    block = {"needs": ["a"], "methods": ["flexrec"]}
+    assert [cell.also for cell in cells(block, {**block, "also": ["probe"]}, block)] == [("probe",)]
+
+
+def test_one_run_cannot_have_two_budgets():
+    block = {"needs": ["a"], "methods": ["flexrec"]}
+    with pytest.raises(InputError, match=r"a flexrec seed 0 is in its grid with two sets of overrides .*rl.steps=2"):
+        cells(block, {**block, "overrides": ["rl.steps=2"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ["flexrek"]}, "part 1 of its grid: unknown method 'flexrek'. Allowed: flexrec, rec_r1"),
+        ({"dataset": "ml"}, "unknown dataset 'ml'"),
+        ({"model": "large"}, "unknown model 'large'"),
+    ],
+)
+def test_unknown_names_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        cells({"needs": ["a"], "methods": ["flexrec"], **change})
+
+
+@pytest.mark.parametrize("text", ["rl.steps", "=3", "seed=3", "study=x", "method=flexrec"])
+def test_overrides_are_pairs_of_something_else(text):
+    with pytest.raises(ValueError, match="override"):
+        study({"needs": ["a"], "methods": ["flexrec"], "overrides": [text]})
+
+
+def test_times_for_people():
+    # 100 minutes are told in hours
+    assert [readable_time(seconds) for seconds in (3.2, 99, 150, 5940, 7500)] == [
+        "3 s",
+        "99 s",
+        "2 min",
+        "99 min",
+        "2 h 05 min",
+    ]

@@ -1,0 +1,69 @@
+import numpy as np
+import pandas as pd
+
+from flexrec.reporting.figures import advantage_spread_figure, uncertainty_weights_figure
+from flexrec.reporting.figures.study import forest_figure, learning_figure, mean_curves
+from flexrec.study.collection import collect
+from flexrec.study.statistics import row_means
+from made_study import curves_of, result
+
+
+def test_every_row_is_drawn_with_its_interval(collected, how):
+    means = row_means(collected.instances, ["ndcg_at_5"], how)
+    figure = forest_figure(means, methods=["flexrec", "rec_r1_critic"])
+    drawn = {trace.y[0]: trace for trace in figure.data}
+    assert list(figure.layout.yaxis.categoryarray) == [
+        "random", "item mean", "untrained", "warmed-up", "FlexRec", "Rec-R1 + critic",
+    ]  # fmt: skip
+    row = means[(means["method"] == "flexrec") & (means["metric"] == "ndcg_at_5")].iloc[0]
+    assert drawn["FlexRec"].x[0] == row["mean"]
+    assert drawn["FlexRec"].error_x.array[0] == row["high"] - row["mean"]
+    assert "2 seeds" in drawn["FlexRec"].hovertemplate
+
+
+def test_learning_is_drawn_by_steps_and_by_tokens(collected):
+    for by, last in (("steps", 4.0), ("tokens", 4040.0)):
+        figure = learning_figure(collected.curves, by=by)
+        thick = [trace for trace in figure.data if trace.name]
+        assert [trace.name for trace in thick] == ["FlexRec", "Rec-R1 + critic"]
+        assert thick[0].x[-1] == last
+        assert thick[0].y[-1] == 0.9
+        # the two seeds of one of them
+        assert len(figure.data) == 2 + 2
+
+
+def test_a_training_that_counted_no_tokens_is_left_out_of_their_figure():
+    found = collect([result("flexrec", 0), result("rec_r1_critic", 0, curves=curves_of(tokens=False))])
+    names = [trace.name for trace in learning_figure(found.curves, by="tokens").data]
+    assert names == ["FlexRec"]
+    none = learning_figure(collect([result("flexrec", 0, curves=None)]).curves, by="tokens")
+    assert "No learning curves by tokens" in none.layout.annotations[0].text
+
+
+def test_curves_are_averaged_over_seeds():
+    curves = pd.concat([curves_of(steps=1), curves_of(steps=1).assign(value=lambda table: table["value"] + 2.0)])
+    parts = [result("flexrec", seed, curves=curves.iloc[seed * 5 : seed * 5 + 5]) for seed in (0, 1)]
+    means = mean_curves(collect(parts).curves, ["advantage/", "weight/"])
+    # 1 of the first seed, 3 of the second
+    assert means["value"].tolist() == [2.0, 2.0]
+    assert means["method"].unique().tolist() == ["flexrec"]
+    assert len(advantage_spread_figure(means).data) == 1
+
+
+def test_a_method_trained_for_two_tasks_has_two_names():
+    found = collect([result("flexrec", 0), result("flexrec", 0, need="trend")])
+    means = mean_curves(found.curves, ["advantage/"])
+    assert means["method"].unique().tolist() == ["FlexRec, interest", "FlexRec, trend"]
+
+
+def test_nothing_gives_figures_that_say_so():
+    nothing = collect([])
+    assert forest_figure(row_means_of_nothing()).data == ()
+    assert learning_figure(nothing.curves).data == ()
+    assert uncertainty_weights_figure(mean_curves(nothing.curves, ["weight/"])).data == ()
+    assert np.array_equal(nothing.cells.index, [])
+
+
+def row_means_of_nothing() -> pd.DataFrame:
+    columns = ["dataset", "density", "model", "need", "sample", "trained_on", "method", "kind", "metric", "mean"]
+    return pd.DataFrame(columns=columns)
