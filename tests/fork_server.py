@@ -166,9 +166,9 @@ def _in_rl_step_3() -> None:
 
 
 def _in_checkpoint_2() -> None:
-    from flexrec.rl.trainer import _Completion
+    from flexrec.rl.callbacks import CheckpointMarks
 
-    _before(_Completion, "on_save", lambda _self, _args, state, *_: state.global_step == 2)
+    _before(CheckpointMarks, "on_save", lambda _self, _args, state, *_: state.global_step == 2)
 
 
 def _while_the_policy_is_written() -> None:

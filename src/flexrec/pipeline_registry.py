@@ -57,7 +57,5 @@ def register_pipelines() -> dict[str, Pipeline]:
     aside = {name: module.create_pipeline() for name, module in ASIDE.items()}
     default = sum(chain.values(), Pipeline([]))
     whole = sum(aside.values(), default)
-    pipelines = {
-        name: whole.to_nodes(*(node.name for node in stage.nodes)) for name, stage in (chain | aside).items()
-    }
+    pipelines = {name: whole.to_nodes(*(node.name for node in stage.nodes)) for name, stage in (chain | aside).items()}
     return pipelines | {"data": pipelines["label"], "__default__": default}

@@ -18,7 +18,7 @@ from flexrec.ranking.instances import Candidate, HistoryItem, Instance
 from flexrec.ranking.needs import Need
 from flexrec.rl.examples import Example
 from flexrec.rl.settings import MethodSettings, PpoSettings, RlSettings, UncertaintySettings, WarmUpSettings
-from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, _Validation, token_advantages, train_policy
+from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, first_instances, token_advantages, train_policy
 from flexrec.rl.warm_up import add_adapter, warm_up
 
 K = 4
@@ -525,5 +525,5 @@ def test_rewards_by_definition_are_zero_on_average():
 
 def test_validation_looks_at_every_need(ranker):
     examples = [dataclasses.replace(example(number), need=need) for need in "ab" for number in range(4)]
-    chosen = _Validation(ranker, examples, SETTINGS.model_copy(update={"validation_queries": 4}))._examples
+    chosen = first_instances(examples, 4)
     assert [(one.query.instance.instance_id, one.need) for one in chosen] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]

@@ -117,8 +117,6 @@ def test_a_study_that_cannot_be_run_is_refused_before_anything_runs(study):
     })  # fmt: skip
     with pytest.raises(click.ClickException, match=r"same place, but not the same thing: parameter critic.epochs"):
         study.run()
-    with pytest.raises(click.ClickException, match=r"unknown study 'smok'\. Allowed: smoke"):
-        study.run(study="smok")
     block = {"needs": ["trend"], "methods": ["flexrec"], "overrides": ["rl.step=3"]}
     study.project.set("base/parameters_study.yml", studies={"smoke": {"title": "t", "grid": [block]}})
     with pytest.raises(click.ClickException, match=r"trend flexrec seed 0: unknown parameter `rl\.step`"):

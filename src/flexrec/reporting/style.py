@@ -7,7 +7,18 @@ from typing import NamedTuple
 
 import plotly.graph_objects as go
 
-BASELINES = ("random", "retriever", "popularity", "item_mean", "trend", "star", "critic", "mf", "lambdamart", "bert4rec")
+BASELINES = (
+    "random",
+    "retriever",
+    "popularity",
+    "item_mean",
+    "trend",
+    "star",
+    "critic",
+    "mf",
+    "lambdamart",
+    "bert4rec",
+)
 """Methods that are no language model, in table order; they share one grey, so that colour marks the policies."""
 
 STAGES = ("untrained", "warmed_up")

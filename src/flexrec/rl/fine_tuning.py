@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from flexrec.policy.ranker import Ranker
+from flexrec.rl.callbacks import curves_of, last_complete_checkpoint
 from flexrec.rl.costs import Costs
 from flexrec.rl.examples import Example
 from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
-from flexrec.rl.trainer import _Completion, _Curves, _Validation, curves_of, last_complete_checkpoint
+from flexrec.rl.trainer import callbacks
 from flexrec.rl.warm_up import Lesson, ListTrainer, lessons, target_tokens
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def fine_tune(
         learning_rate=method.learning_rate,
         work_folder=work_folder,
         seed=seed,
-        callbacks=[_Curves(), _Validation(ranker, validation, settings), _Completion(), costs],
+        callbacks=[*callbacks(ranker, validation, settings), costs],
         save_every=settings.save_every,
         max_gradient_norm=settings.max_gradient_norm,
         checkpointing=settings.gradient_checkpointing,

@@ -6,7 +6,6 @@ trainer knows neither retriever nor documents.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -19,16 +18,15 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, unpadded
 from flexrec.policy.grammar import follow
-from flexrec.progress import emit
 from flexrec.rewriting.rewriter import Rewriter
+from flexrec.rl.callbacks import CheckpointMarks, Curves, Validation, curves_of, last_complete_checkpoint
 from flexrec.rl.costs import Costs
 from flexrec.rl.settings import RlSettings
-from flexrec.rl.trainer import COMPLETE, curves_of, last_complete_checkpoint
 
 CURVE = "rewriting"
 
@@ -87,7 +85,12 @@ class RewritingTrainer(GRPOTrainer):
             reward_funcs=cast(Any, [_retrieval, _form]),
             rollout_func=self.rollout,
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(queries))]}),
-            callbacks=[self._costs, _Curves(), _Validation(rewriter, validate, settings), _Completion()],
+            callbacks=[
+                self._costs,
+                Curves(CURVE),
+                Validation(CURVE, lambda: _validation(rewriter, validate), settings.validate_every),
+                CheckpointMarks(),
+            ],
             args=GRPOConfig(
                 output_dir=str(work_folder),
                 max_steps=settings.steps,
@@ -220,46 +223,8 @@ def _form(form: Sequence[float], **_: Any) -> list[float]:
     return list(form)
 
 
-class _Curves(TrainerCallback):
-    """Publishes what the trainer logs, under the project's names."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        known = curves_of([{**(logs or {}), "step": state.global_step}])
-        if len(known):
-            emit(CURVE, state.global_step, dict(zip(known["metric"], known["value"], strict=True)))
-
-
-class _Validation(TrainerCallback):
-    """Metrics of greedy rewrites of validation requests."""
-
-    def __init__(self, rewriter: Rewriter, validate: Validate | None, settings: RlSettings) -> None:
-        self._rewriter, self._validate, self._settings = rewriter, validate, settings
-
-    def _measure(self, state: Any) -> None:
-        if self._validate is None:
-            return
-        values = {f"validation/{name}": value for name, value in self._validate(self._rewriter).items()}
-        # not through the trainer's log(), which would close the books of the running step
-        state.log_history.append({**values, "step": state.global_step})
-        emit(CURVE, state.global_step, values)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 0:
-            self._measure(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self._settings.validate_every == 0 or state.global_step == state.max_steps:
-            self._measure(state)
-
-
-class _Completion(TrainerCallback):
-    """Marks whole checkpoints, as `flexrec.rl.trainer` does."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        # transformers 5.17 loads adapters in subfolders and forgets the main one; the reference is made again
-        shutil.rmtree(checkpoint / "ref", ignore_errors=True)
-        (checkpoint / COMPLETE).touch()
+def _validation(rewriter: Rewriter, validate: Validate | None) -> dict[str, float]:
+    return {} if validate is None else {f"validation/{name}": value for name, value in validate(rewriter).items()}
 
 
 def train_rewriter(

@@ -17,7 +17,6 @@ would scatter the groups that share a prompt.
 """
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,10 +37,9 @@ from flexrec.policy.distribution import token_values
 from flexrec.policy.engine import ReplicatedEngine, Sampler, SharedPromptEngine, make_engine, unpadded
 from flexrec.policy.grammar import follow
 from flexrec.policy.ranker import Answer, Ranker
-from flexrec.progress import emit
 from flexrec.ranking.metrics import ndcg
 from flexrec.rl.advantages import group_advantages, whitened
-from flexrec.rl.costs import PREFIX as COST_PREFIX
+from flexrec.rl.callbacks import CheckpointMarks, Curves, Validation, curves_of, last_complete_checkpoint
 from flexrec.rl.costs import Costs
 from flexrec.rl.examples import Example
 from flexrec.rl.methods import (
@@ -64,17 +62,6 @@ from flexrec.rl.ppo import (
 )
 from flexrec.rl.settings import MethodSettings, RlSettings
 
-# What goes into the curves. Times stay out: they would differ from run to run.
-CURVES = {
-    "reward": "reward",
-    "kl": "kl",
-    "entropy": "entropy",
-    "loss": "loss",
-    "grad_norm": "gradient_norm",
-    "clip_ratio/region_mean": "clipped",
-}
-PREFIXES = ("validation/", "advantage/", "weight/", "answer/", "value/", COST_PREFIX)
-COMPLETE = "complete"
 VALUE_HEAD = "value_head.safetensors"
 
 
@@ -124,7 +111,7 @@ class RankingTrainer(GRPOTrainer):
             reward_funcs=cast(Any, self._list_reward),
             rollout_func=self.rollout,
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(examples))]}),
-            callbacks=[self._costs, _Curves(), _Validation(ranker, validation, settings), _Completion()],
+            callbacks=[self._costs, *callbacks(ranker, validation, settings)],
             args=GRPOConfig(
                 output_dir=str(work_folder),
                 max_steps=settings.steps,
@@ -420,43 +407,19 @@ def _padded_ranks(answers: Sequence[Answer], length: int) -> Int[Tensor, "N T"]:
     return torch.tensor([[*answer.ranks, *([-1] * (length - len(answer.ranks)))] for answer in answers])
 
 
-class _Curves(TrainerCallback):
-    """Publishes what the trainer logs, under the project's names."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        values = _curve_values(logs or {})
-        if values:
-            emit("rl", state.global_step, values)
+def first_instances(examples: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` examples, instance by instance, so that every need has its share."""
+    return sorted(examples, key=lambda example: example.query.instance.instance_id)[:count]
 
 
-def _curve_values(logs: dict[str, Any]) -> dict[str, float]:
-    values = {new: float(logs[old]) for old, new in CURVES.items() if old in logs}
-    return values | {name: float(value) for name, value in logs.items() if name.startswith(PREFIXES)}
-
-
-class _Validation(TrainerCallback):
-    """Greedy NDCG@5 on validation queries, by need."""
-
-    def __init__(self, ranker: Ranker, examples: Sequence[Example], settings: RlSettings) -> None:
-        self._ranker, self._settings = ranker, settings
-        # instance by instance, so that a limit leaves every need its share
-        by_instance = sorted(examples, key=lambda example: example.query.instance.instance_id)
-        self._examples = by_instance[: settings.validation_queries]
-
-    def _measure(self, state: Any) -> None:
-        values = validation_ndcg(self._ranker, self._examples)
-        # not through the trainer's log(), which would close the books of the running step
-        state.log_history.append({**values, "step": state.global_step})
-        emit("rl", state.global_step, values)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._examples and state.global_step == 0:
-            self._measure(state)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        due = state.global_step % self._settings.validate_every == 0 or state.global_step == state.max_steps
-        if self._examples and due:
-            self._measure(state)
+def callbacks(ranker: Ranker, validation: Sequence[Example], settings: RlSettings) -> list[TrainerCallback]:
+    """What goes along with the training of a ranker: curves, validation, marks on checkpoints."""
+    chosen = first_instances(validation, settings.validation_queries)
+    return [
+        Curves("rl"),
+        Validation("rl", lambda: validation_ndcg(ranker, chosen) if chosen else {}, settings.validate_every),
+        CheckpointMarks(),
+    ]
 
 
 def validation_ndcg(ranker: Ranker, examples: Sequence[Example]) -> dict[str, float]:
@@ -470,23 +433,6 @@ def validation_ndcg(ranker: Ranker, examples: Sequence[Example]) -> dict[str, fl
     result = {f"validation/ndcg_at_5/{need}": float(np.mean(scores)) for need, scores in values.items()}
     result["validation/ndcg_at_5"] = float(np.mean([value for scores in values.values() for value in scores]))
     return result
-
-
-class _Completion(TrainerCallback):
-    """Marks whole checkpoints: a training killed while writing one resumes from the one before."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        # Where a checkpoint holds adapters in subfolders, transformers 5.17 loads those and forgets the main one. The
-        # reference adapter is the policy that training started from, and is made again from it on resumption.
-        shutil.rmtree(checkpoint / "ref", ignore_errors=True)
-        (checkpoint / COMPLETE).touch()
-
-
-def last_complete_checkpoint(work_folder: Path) -> Path | None:
-    """The newest checkpoint that was written whole; None where there is none."""
-    marked = [marker.parent for marker in work_folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return max(marked, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
 
 
 def train_policy(
@@ -522,10 +468,3 @@ def train_policy(
     checkpoint = last_complete_checkpoint(work_folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return curves_of(trainer.state.log_history)
-
-
-def curves_of(log_history: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The trainer's log as a table: `step`, `metric`, `value`."""
-    rows = [(int(entry["step"]), name, value) for entry in log_history for name, value in _curve_values(entry).items()]
-    table = pd.DataFrame(rows, columns=["step", "metric", "value"])
-    return table.sort_values(["step", "metric"], ignore_index=True)

@@ -446,7 +446,7 @@ def _notes(
         if (numbers["seeds"] > 1).any():
             notes.append(
                 "A mean is the mean over seeds; its interval is a bootstrap over seeds and, within a seed, over users. "
-                "`spread` is the standard deviation of the seeds' means."
+                "The column spread is the standard deviation of the seeds' means."
             )
         if (numbers["seeds"] == 1).any():
             notes.append(
