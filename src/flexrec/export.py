@@ -40,7 +40,7 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
 
     session: Any
     with FlexrecSession.create(project, env=env, runtime_params=parameters) as session:
-        session._check_parameters()
+        session.check_parameters()
         catalog = session.load_context().catalog
 
         def load(name: str) -> Any:

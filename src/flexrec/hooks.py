@@ -57,9 +57,11 @@ class TrackingHooks:
         """Open the run."""
         project = Path(run_params["project_path"])
         settings = self._settings().resolved(project)
+        # of an earlier run in this process nothing may be left, whether this one is recorded or not
+        self._catalog, self._lineage, self._announced = None, {}, {}
         if not settings.enabled:
             return
-        self._catalog, self._lineage, self._announced = catalog, {}, {}
+        self._catalog = catalog
         values = catalog["parameters"].load() if "parameters" in catalog else {}
         parameters = dict(leaves("", values)) if values else {}
         names = ", ".join(run_params["pipeline_names"] or ["__default__"])

@@ -158,7 +158,7 @@ def readable_path(path: Path) -> str:
 
 
 @dataclass
-class _Run:
+class RunState:
     """The state of one run."""
 
     catalog: CatalogProtocol
@@ -217,8 +217,8 @@ class FingerprintRunner(SequentialRunner):
         nodes = pipeline.nodes
         _check_inputs(nodes, catalog)
         # Before anything runs: what is edited during the run was not what ran.
-        code = {node.name: _code(node, catalog) for node in nodes}
-        run = _Run(catalog, hook_manager, run_id, _is_fresh(catalog), code)
+        code = {node.name: code_behind(node, catalog) for node in nodes}
+        run = RunState(catalog, hook_manager, run_id, _is_fresh(catalog), code)
         loads = Counter(chain.from_iterable(node.inputs for node in nodes))
         start = perf_counter()
         try:
@@ -234,7 +234,7 @@ class FingerprintRunner(SequentialRunner):
         finally:
             _summarise(run, len(nodes), perf_counter() - start)
 
-    def _settle(self, node: Node, run: _Run) -> None:
+    def _settle(self, node: Node, run: RunState) -> None:
         """Make the node's outputs unless they are up to date."""
         persisted = run.persisted(node.outputs)
         pins = {name: pin for name in persisted if (pin := pin_of(run.dataset(name)))}
@@ -244,8 +244,8 @@ class FingerprintRunner(SequentialRunner):
             return self._note(run, Settled(node.name, "pinned", 0.0, (), outputs))
 
         inputs = tuple(run.stored(name) for name in run.persisted(node.inputs))
-        fingerprint = _fingerprint(node, run, inputs)
-        reason = "a fresh run was asked for" if run.fresh else _reason_to_run(node, run, persisted, fingerprint)
+        fingerprint = fingerprint_of(node, run, inputs)
+        reason = "a fresh run was asked for" if run.fresh else reason_to_run(node, run, persisted, fingerprint)
         if reason is None:
             logger.info("%s: reused, nothing that it depends on has changed", node.name)
             outputs = tuple(run.stored(name) for name in persisted)
@@ -270,7 +270,7 @@ class FingerprintRunner(SequentialRunner):
         return self._note(run, Settled(node.name, "made", seconds, inputs, outputs))
 
     @staticmethod
-    def _note(run: _Run, settled: Settled) -> None:
+    def _note(run: RunState, settled: Settled) -> None:
         run.settled.append(settled)
         if (tell := getattr(run.hooks.hook, "after_node_settled", None)) is not None:
             tell(settled=settled)
@@ -295,7 +295,7 @@ def _is_fresh(catalog: CatalogProtocol) -> bool:
     return fresh
 
 
-def _code(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
+def code_behind(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
     """The code behind a node and its datasets, and what is bound to its function."""
     try:
         functions, bound = unwrap(node.func)
@@ -317,7 +317,7 @@ def _code(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
         raise NodeError(f"Node '{node.name}': {error}") from error
 
 
-def _fingerprint(node: Node, run: _Run, inputs: tuple[Stored, ...]) -> Fingerprint:
+def fingerprint_of(node: Node, run: RunState, inputs: tuple[Stored, ...]) -> Fingerprint:
     code, bound = run.code[node.name]
     parameters = {name: run.catalog[name].load() for name in node.inputs if is_parameter(name)}
     if "parameters" in parameters:
@@ -345,7 +345,7 @@ def _fingerprint(node: Node, run: _Run, inputs: tuple[Stored, ...]) -> Fingerpri
     )
 
 
-def _reason_to_run(node: Node, run: _Run, persisted: list[str], fingerprint: Fingerprint) -> str | None:
+def reason_to_run(node: Node, run: RunState, persisted: list[str], fingerprint: Fingerprint) -> str | None:
     """Why the outputs are not what the node would make now, or None if they are."""
     if not node.outputs:
         return "it has no outputs"
@@ -369,7 +369,7 @@ def _reason_to_run(node: Node, run: _Run, persisted: list[str], fingerprint: Fin
     return None
 
 
-def _record(name: str, node: Node, run: _Run, fingerprint: Fingerprint, seconds: float) -> None:
+def _record(name: str, node: Node, run: RunState, fingerprint: Fingerprint, seconds: float) -> None:
     """Write the sidecar of an output that was just saved."""
     dataset = run.dataset(name)
     path = path_of(dataset)
@@ -407,7 +407,7 @@ def _quiet_node_errors() -> Iterator[None]:
         node_logger.removeFilter(keep)
 
 
-def _summarise(run: _Run, total: int, seconds: float) -> None:
+def _summarise(run: RunState, total: int, seconds: float) -> None:
     """Say in a few lines what was made and what was reused."""
     made = [stored for settled in run.settled if settled.state == "made" for stored in settled.outputs]
     reused = [stored.name for settled in run.settled if settled.state != "made" for stored in settled.outputs]

@@ -49,7 +49,7 @@ class FlexrecSession(KedroSession):
         if runner is None or type(runner) is SequentialRunner:
             runner = FingerprintRunner(is_async=getattr(runner, "_is_async", False))
         try:
-            self._check_parameters()
+            self.check_parameters()
             return super().run(pipeline_name, pipeline_names, tags, runner, **selection)
         except Exception as error:
             if (message := _message(error)) is None:
@@ -59,7 +59,7 @@ class FlexrecSession(KedroSession):
         finally:
             self._hook_manager.hook.after_run_left()
 
-    def _check_parameters(self) -> None:
+    def check_parameters(self) -> None:
         """Refuse run-time parameters that do not exist, and values that the project refuses.
 
         Raises:

@@ -165,7 +165,7 @@ def _check(cell: Cell, project: Project) -> None:
     )
     assert isinstance(session, FlexrecSession)
     try:
-        session._check_parameters()
+        session.check_parameters()
     except InputError as error:
         raise InputError(f"{cell.words}: {error}") from error
 

@@ -12,10 +12,10 @@ from kedro.pipeline import Pipeline
 from flexrec.errors import InputError
 from flexrec.fingerprint import Fingerprint, Sidecar
 from flexrec.runner import (
-    _code,
-    _fingerprint,
-    _reason_to_run,
-    _Run,
+    code_behind,
+    fingerprint_of,
+    reason_to_run,
+    RunState,
     path_of,
     unwrapped,
 )
@@ -68,20 +68,20 @@ class Inspector:
             names = [name for name in [*node.inputs, *node.outputs] if not is_parameter(name)]
             key = node.name, *(type(unwrapped(catalog[name])) for name in names)
             if key not in self._codes:
-                self._codes[key] = _code(node, catalog)
+                self._codes[key] = code_behind(node, catalog)
             code[node.name] = self._codes[key]
-        run = _Run(catalog, None, None, fresh=False, code=code, contents=self._contents)
+        run = RunState(catalog, None, None, fresh=False, code=code, contents=self._contents)
         anew: set[str] = set()
         found = []
         for node in nodes:
-            static = _fingerprint(node, run, ())
+            static = fingerprint_of(node, run, ())
             persisted = run.persisted(node.outputs)
             waits = [name for name in node.inputs if name in anew]
             if waits:
                 reason: str | None = f"{waits[0]} is made anew"
             else:
                 inputs = {name: run.stored(name).content for name in run.persisted(node.inputs)}
-                reason = _reason_to_run(node, run, persisted, Fingerprint({**static.parts, "input": inputs}))
+                reason = reason_to_run(node, run, persisted, Fingerprint({**static.parts, "input": inputs}))
             if reason is not None:
                 anew.update(node.outputs)
             sidecars = [
