@@ -170,9 +170,11 @@ class RunState:
     settled: list[Settled] = field(default_factory=list)
 
     def dataset(self, name: str) -> AbstractDataset:
+        """The catalog's entry of a name, whatever wraps it."""
         return unwrapped(self.catalog[name])
 
     def persisted(self, names: list[str]) -> list[str]:
+        """Those of the names that are kept on disk as results."""
         return [
             name
             for name in names
@@ -180,11 +182,17 @@ class RunState:
         ]
 
     def content(self, path: Path) -> str:
+        """Digest of a file or folder, read once per run."""
         if path not in self.contents:
             self.contents[path] = content_digest(path)
         return self.contents[path]
 
     def stored(self, name: str) -> Stored:
+        """What lies on disk under a name.
+
+        Raises:
+            InputError: Nothing does.
+        """
         dataset = self.dataset(name)
         path = path_of(dataset)
         if path is None:
@@ -318,6 +326,7 @@ def code_behind(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
 
 
 def fingerprint_of(node: Node, run: RunState, inputs: tuple[Stored, ...]) -> Fingerprint:
+    """What the node's outputs would be a function of if it ran now."""
     code, bound = run.code[node.name]
     parameters = {name: run.catalog[name].load() for name in node.inputs if is_parameter(name)}
     if "parameters" in parameters:

@@ -12,11 +12,11 @@ from kedro.pipeline import Pipeline
 from flexrec.errors import InputError
 from flexrec.fingerprint import Fingerprint, Sidecar
 from flexrec.runner import (
+    RunState,
     code_behind,
     fingerprint_of,
-    reason_to_run,
-    RunState,
     path_of,
+    reason_to_run,
     unwrapped,
 )
 
