@@ -13,8 +13,14 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 run: $(VENV)/.run
 	$(BIN)/kedro run
 
+# Tests that run the graph are run by themselves and do not count as coverage: to trace them would take twice the time.
+GRAPH_TESTS := tests/pipelines tests/rl/test_specification.py tests/study/test_whole_study.py \
+	tests/rewriting/test_pipeline.py tests/test_notebook.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov=flexrec --cov-report=term:skip-covered --cov-fail-under=90
+	$(PYTEST) $(GRAPH_TESTS)
+	$(PYTEST) $(addprefix --ignore=,$(GRAPH_TESTS)) --cov=flexrec --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -71,7 +71,7 @@ class TrackingHooks:
             "environment": run_params["env"] or "",
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "nodes": ", ".join(node.name for node in pipeline.nodes),
-            "seeds": json.dumps({k: v for k, v in parameters.items() if k.rpartition(".")[2].endswith("seed")}),
+            "seeds": json.dumps(_seeds(parameters, pipeline)),
             **_git(project),
         }
         if parent := os.environ.get(PARENT_RUN):
@@ -192,6 +192,16 @@ class _CurveHandler(logging.Handler):
         """Stop listening."""
         curves.removeHandler(self)
         curves.setLevel(self._level_before)
+
+
+def _seeds(parameters: dict[str, str], pipeline: Pipeline) -> dict[str, str]:
+    """The seeds among the parameters that the pipeline's nodes read."""
+    read = tuple(name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name.endswith("seed") and any(name == one or name.startswith(f"{one}.") for one in read)
+    }
 
 
 def _git(project: Path) -> dict[str, str]:

@@ -32,13 +32,19 @@ def test_a_run_that_dies_gives_its_signal(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_run_that_is_going_on(tmp_path, number):
     """The run interrupts whoever started it, and writes down how it was ended itself."""
+    # a test suite in the background of a shell has interruptions ignored, and hands that down
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     script = (
         f"import os, signal, time\n"
+        f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"try:\n    os.kill(os.getppid(), {int(number)}); time.sleep(60)\n"
         f"except KeyboardInterrupt:\n    open('ended', 'w').write('politely')\n"
     )
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        launch(["-c", script], folder=tmp_path, log=tmp_path / "log", variables={})
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            launch(["-c", script], folder=tmp_path, log=tmp_path / "log", variables={})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "ended").read_text() == "politely"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
