@@ -195,8 +195,8 @@ class _CurveHandler(logging.Handler):
 
 
 def _seeds(parameters: dict[str, str], pipeline: Pipeline) -> dict[str, str]:
-    """The seeds among the parameters that the pipeline's nodes read."""
-    read = tuple(name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))
+    """The run's seed, and whatever other seeds the pipeline's nodes read."""
+    read = ("seed",) + tuple(name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))
     return {
         name: value
         for name, value in parameters.items()
