@@ -196,7 +196,7 @@ class _CurveHandler(logging.Handler):
 
 def _seeds(parameters: dict[str, str], pipeline: Pipeline) -> dict[str, str]:
     """The run's seed, and whatever other seeds the pipeline's nodes read."""
-    read = ("seed",) + tuple(name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))
+    read = ["seed", *(name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:"))]
     return {
         name: value
         for name, value in parameters.items()
