@@ -81,7 +81,7 @@ def test_the_summary_is_made_of_the_common_statistics(rewrites, bm25):
 def test_different_requests_are_not_compared(rewrites, bm25):
     scores = score_rewrites(rewrites, REQUESTS, bm25)
     less = scores.drop(index=scores.index[0])
-    with pytest.raises(InputError, match="different requests"):
+    with pytest.raises(InputError, match="different instances"):
         summarise_rewrites(less, references={TRAINED: (ORIGINAL,)}, **OPTIONS)
 
 

@@ -36,6 +36,8 @@ def summarise(
     resamples: int = 2000,
     permutations: int = 10000,
     seed: int,
+    metrics: Sequence[str] = METRICS,
+    tested: Sequence[str] = QUALITY_METRICS,
 ) -> pd.DataFrame:
     """Summarise the metrics of instances, with users as the unit of resampling.
 
@@ -50,13 +52,15 @@ def summarise(
         resamples: Bootstrap resamples of the users.
         permutations: Sign flips of the paired test.
         seed: Seed of both.
+        metrics: Columns to summarise.
+        tested: Those of them that are compared.
 
     Returns:
         One row per method, need and metric, or one per reference where the method is compared: `method`, `need`,
         `metric`, `mean`, `low`, `high`, `n` (instances), `users`, `reference` (missing where not compared),
         `difference` (paired mean, method minus reference) with `difference_low` and `difference_high`, `p`
-        (two-sided, paired, clustered by user) and `p_holm` (Holm over all comparisons of the same metric). Only
-        quality metrics are compared. Methods and needs keep the order of their first appearance.
+        (two-sided, paired, clustered by user) and `p_holm` (Holm over all comparisons of the same metric). Methods
+        and needs keep the order of their first appearance.
 
     Raises:
         InputError: A method, or a reference, that occurs nowhere; or two compared methods that were evaluated on
@@ -83,7 +87,7 @@ def summarise(
             group = groups[need, method]
             users = group[Columns.USER_ID].to_numpy()
             others = [name for name in references.get(method, ()) if (need, name) in groups]
-            for metric in METRICS:
+            for metric in metrics:
                 values = group[metric].to_numpy(dtype=np.float64)
                 mean, low, high = bootstrap_interval(
                     values, users, confidence=confidence, resamples=resamples, seed=seed
@@ -98,7 +102,7 @@ def summarise(
                     "n": len(values),
                     "users": len(np.unique(users)),
                 }
-                if not others or metric not in QUALITY_METRICS:
+                if not others or metric not in tested:
                     rows.append(row)
                     continue
                 for other in others:
@@ -119,8 +123,8 @@ def summarise(
     table["reference"] = table["reference"].astype("str")
     numbers = ["difference", "difference_low", "difference_high", "p", "p_holm"]
     table[numbers] = table[numbers].astype(np.float64)
-    for _, tested in table[table["p"].notna()].groupby("metric"):
-        table.loc[tested.index, "p_holm"] = holm(tested["p"].to_numpy())
+    for _, claims in table[table["p"].notna()].groupby("metric"):
+        table.loc[claims.index, "p_holm"] = holm(claims["p"].to_numpy())
     return table
 
 

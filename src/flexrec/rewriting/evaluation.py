@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from flexrec.errors import InputError
-from flexrec.evaluation.summary import COLUMNS
+from flexrec.evaluation.summary import summarise
 from flexrec.ranking.columns import Columns
-from flexrec.ranking.statistics import bootstrap_interval, holm, paired_test
 from flexrec.rewriting.requests import REQUEST_ID, Request
 from flexrec.rewriting.retrievers import Retriever
 from flexrec.rewriting.rewards import result_ndcg, result_recall, search_for
@@ -93,46 +92,13 @@ def summarise_rewrites(
     Returns:
         The columns of `flexrec.evaluation.summary.COLUMNS`; p values adjusted by Holm's method per metric.
     """
-    methods = list(dict.fromkeys(scores[Columns.METHOD]))
-    parts = {name: scores[scores[Columns.METHOD] == name].sort_values(REQUEST_ID) for name in methods}
-    rows: list[dict[str, object]] = []
-    for method in methods:
-        users = parts[method][Columns.USER_ID].to_numpy()
-        for metric in (*QUALITY, INVALID):
-            values = parts[method][metric].to_numpy(dtype=np.float64)
-            mean, low, high = bootstrap_interval(values, users, confidence=confidence, resamples=resamples, seed=seed)
-            row: dict[str, object] = {
-                Columns.METHOD: method,
-                Columns.NEED: NEED,
-                "metric": metric,
-                "mean": mean,
-                "low": low,
-                "high": high,
-                "n": len(values),
-                "users": len(np.unique(users)),
-            }
-            others = references.get(method, ()) if metric in QUALITY else ()
-            if not others:
-                rows.append(row)
-            for other in others:
-                if parts[method][REQUEST_ID].tolist() != parts[other][REQUEST_ID].tolist():
-                    raise InputError(f"'{method}' and '{other}' rewrote different requests; run both again")
-                base = parts[other][metric].to_numpy(dtype=np.float64)
-                difference, difference_low, difference_high = bootstrap_interval(
-                    values - base, users, confidence=confidence, resamples=resamples, seed=seed
-                )
-                compared = {
-                    "reference": other,
-                    "difference": difference,
-                    "difference_low": difference_low,
-                    "difference_high": difference_high,
-                    "p": paired_test(values, base, users, resamples=permutations, seed=seed),
-                }
-                rows.append(row | compared)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    table["reference"] = table["reference"].astype("str")
-    numbers = ["difference", "difference_low", "difference_high", "p", "p_holm"]
-    table[numbers] = table[numbers].astype(np.float64)
-    for _, tested in table[table["p"].notna()].groupby("metric"):
-        table.loc[tested.index, "p_holm"] = holm(tested["p"].to_numpy())
-    return table
+    return summarise(
+        scores.rename(columns={REQUEST_ID: Columns.INSTANCE_ID}).assign(**{Columns.NEED: NEED}),
+        references=references,
+        confidence=confidence,
+        resamples=resamples,
+        permutations=permutations,
+        seed=seed,
+        metrics=(*QUALITY, INVALID),
+        tested=tuple(QUALITY),
+    )

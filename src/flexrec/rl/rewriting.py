@@ -5,28 +5,18 @@ would sample and score: every prompt is encoded once per group. What comes of a 
 trainer knows neither retriever nor documents.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
-
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import torch
-from datasets import Dataset
-from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
 
-from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, unpadded
-from flexrec.policy.grammar import follow
 from flexrec.rewriting.rewriter import Rewriter
-from flexrec.rl.callbacks import CheckpointMarks, Curves, Validation, curves_of, last_complete_checkpoint
-from flexrec.rl.costs import Costs
+from flexrec.rl.callbacks import CheckpointMarks, Curves, Validation
 from flexrec.rl.settings import RlSettings
+from flexrec.rl.shared_prompt_trainer import SharedPromptTrainer, train
 
 CURVE = "rewriting"
 
@@ -50,7 +40,7 @@ Validate = Callable[[Rewriter], Mapping[str, float]]
 """Metrics of the rewriter as it is, by name."""
 
 
-class RewritingTrainer(GRPOTrainer):
+class RewritingTrainer(SharedPromptTrainer):
     """GRPO on rewrites.
 
     Args:
@@ -73,79 +63,36 @@ class RewritingTrainer(GRPOTrainer):
         work_folder: Path,
         seed: int,
     ) -> None:
-        self.rewriter, self.rl_settings = rewriter, settings
-        self._reward, self._seed = reward, seed
-        self._prompts = [rewriter.prompt(query) for query in queries]
-        self._engine = rewriter.engine(remember=True, checkpointing=settings.gradient_checkpointing)
-        self._reference_engine: SharedPromptEngine | ReplicatedEngine | None = None
-        self._costs = Costs()
+        self.rewriter, self._reward = rewriter, reward
         super().__init__(
-            model=rewriter.model,
-            processing_class=rewriter.tokenizer,
-            reward_funcs=cast(Any, [_retrieval, _form]),
-            rollout_func=self.rollout,
-            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(queries))]}),
+            rewriter,
+            [rewriter.prompt(query) for query in queries],
+            rewriter.grammar,
+            rewards=[_retrieval, _form],
             callbacks=[
-                self._costs,
                 Curves(CURVE),
                 Validation(CURVE, lambda: _validation(rewriter, validate), settings.validate_every),
                 CheckpointMarks(),
             ],
-            args=GRPOConfig(
-                output_dir=str(work_folder),
-                max_steps=settings.steps,
-                per_device_train_batch_size=settings.prompts_per_step * settings.rollouts,
-                gradient_accumulation_steps=1,
-                num_generations=settings.rollouts,
-                num_iterations=settings.iterations,
-                max_completion_length=rewriter.grammar.max_length,
-                temperature=settings.temperature,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type="constant",
-                shuffle_dataset=False,
-                max_grad_norm=settings.max_gradient_norm,
-                beta=settings.kl,
-                # GRPO's own KL term; TRL 1.16 would multiply it by the importance ratio
-                use_bias_correction_kl=False,
-                entropy_coef=settings.entropy_bonus,
-                epsilon=settings.clip_low,
-                epsilon_high=settings.clip_high,
-                loss_type="grpo",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-                logging_steps=1,
-                save_steps=settings.save_every,
-                save_total_limit=2,
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-            ),
+            settings=settings,
+            clip=(settings.clip_low, settings.clip_high),
+            work_folder=work_folder,
+            seed=seed,
         )
-
-    def _schedule(self, count: int) -> list[int]:
-        """Which queries each step uses, in seeded order, every query once before any twice."""
-        rng = np.random.default_rng(self._seed)
-        wanted = self.rl_settings.steps * self.rl_settings.prompts_per_step
-        rounds = [rng.permutation(count) for _ in range(-(-wanted // count))]
-        return np.concatenate(rounds)[:wanted].tolist()
 
     def rollout(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         """Sample G rewrites for each of B queries, and see what each is worth (TRL's `rollout_func`).
 
-        `prompts` holds row numbers of the queries, each G times in a row. The seed depends on the step alone, so that
-        a resumed training samples what the uninterrupted one would have.
+        `prompts` holds row numbers of the queries, each G times in a row.
         """
         rows = [int(row) for row in prompts]
         size = self.rl_settings.rollouts
-        seed = int(np.random.SeedSequence([self._seed, self.state.global_step]).generate_state(1)[0])
         sampled = self._engine.sample(
             [self._prompts[row] for row in rows[::size]],
             self.rewriter.grammar,
             rollouts=size,
             temperature=self.rl_settings.temperature,
-            seed=seed,
+            seed=self._step_seed(),
             graph=True,
         )
         rewrites = [self.rewriter.read(completion) for completion in sampled.completions]
@@ -171,48 +118,8 @@ class RewritingTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         loss = super()._compute_loss(model, inputs)
-        size = self.rl_settings.rollouts
-        self._costs.add(
-            updates=1,
-            prompts=len(inputs["prompt_ids"]) // size,
-            prompt_tokens=int(inputs["prompt_mask"].sum()) // size,
-            answer_tokens=int(inputs["completion_mask"].sum()),
-        )
-        for name, count in self._costs.metrics().items():
-            self._metrics["train"][name].append(count)
+        self._count_update(inputs)
         return loss
-
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Int[Tensor, "N S"],
-        attention_mask: Int[Tensor, "N S"],
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **_: Any,
-    ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None, None]:
-        completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
-        constraints, _orders = follow(self.rewriter.grammar, unpadded(completions, mask), logits_to_keep)
-        logps, entropies = self._engine_of(model).score(
-            unpadded(input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]),
-            completions,
-            constraints,
-            self.rewriter.grammar,
-            temperature=self.rl_settings.temperature,
-            entropies=compute_entropy,
-        )
-        return logps, entropies, None
-
-    def _engine_of(self, model: Any) -> SharedPromptEngine | ReplicatedEngine:
-        """The policy's engine, or that of a reference which is a model of its own (without adapters)."""
-        model = self.accelerator.unwrap_model(model)
-        if model is self._engine.model:
-            return self._engine
-        if self._reference_engine is None or self._reference_engine.model is not model:
-            kind, pad_token = self.rewriter.decoding.engine, self.rewriter.tokenizer.pad_token_id
-            self._reference_engine = make_engine(kind, model, pad_token)
-        return self._reference_engine
 
 
 def _retrieval(retrieval: Sequence[float], **_: Any) -> list[float]:
@@ -252,8 +159,4 @@ def train_rewriter(
     Returns:
         The curves, one row per step and metric: `step`, `metric`, `value`.
     """
-    trainer = RewritingTrainer(rewriter, queries, reward, validate, settings, work_folder, seed)
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = last_complete_checkpoint(work_folder)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return curves_of(trainer.state.log_history)
+    return train(RewritingTrainer(rewriter, queries, reward, validate, settings, work_folder, seed), work_folder)

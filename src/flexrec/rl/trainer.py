@@ -12,35 +12,27 @@ keeps the optimiser, the clipped loss, the KL term, the entropy bonus, checkpoin
    (`_get_per_token_logps_and_entropies`);
 4. where the importance ratio is that of an item, the loss is given old log-probabilities that make it so (`_complete`).
 
-Left out: micro-batches. A step is one batch of B groups, because TRL shuffles rollouts before it splits them, which
-would scatter the groups that share a prompt.
+What is not about rankings stands in `flexrec.rl.shared_prompt_trainer`.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from transformers import TrainerCallback
 
-from flexrec.policy.distribution import token_values
-from flexrec.policy.engine import ReplicatedEngine, Sampler, SharedPromptEngine, make_engine, unpadded
+from flexrec.policy.engine import Sampler, unpadded
 from flexrec.policy.grammar import follow
 from flexrec.policy.ranker import Answer, Ranker
 from flexrec.ranking.metrics import ndcg
 from flexrec.rl.advantages import group_advantages, whitened
-from flexrec.rl.callbacks import CheckpointMarks, Curves, Validation, curves_of, last_complete_checkpoint
-from flexrec.rl.costs import Costs
+from flexrec.rl.callbacks import CheckpointMarks, Curves, Validation
 from flexrec.rl.examples import Example
 from flexrec.rl.methods import (
     Ranked,
@@ -61,11 +53,12 @@ from flexrec.rl.ppo import (
     token_rewards,
 )
 from flexrec.rl.settings import MethodSettings, RlSettings
+from flexrec.rl.shared_prompt_trainer import SharedPromptTrainer, train
 
 VALUE_HEAD = "value_head.safetensors"
 
 
-class RankingTrainer(GRPOTrainer):
+class RankingTrainer(SharedPromptTrainer):
     """GRPO or PPO on rankings.
 
     Args:
@@ -90,83 +83,33 @@ class RankingTrainer(GRPOTrainer):
         seed: int,
         sampler: Sampler | None = None,
     ) -> None:
-        self.ranker, self.examples, self.method, self.rl_settings = ranker, examples, method, settings
-        self._seed = seed
+        self.ranker, self.examples, self.method = ranker, examples, method
         self._count = len(examples[0].gains)
-        self._grammar = ranker.grammar(self._count)
-        prompts = [ranker.prompt(example.query) for example in examples]
-        self._prompts = prompts
-        # what one step can use again is kept; the validation has an engine of its own
-        self._engine = ranker.engine(remember=True, checkpointing=settings.gradient_checkpointing)
         self._sampler = sampler
-        self._reference_engine: SharedPromptEngine | ReplicatedEngine | None = None
         self._value_head: ValueHead | None = None
         self._batch: dict[str, Any] | None = None
-        self._costs = Costs()
-        clip_low, clip_high = method.clip or (settings.clip_low, settings.clip_high)
-        rollouts_per_step = settings.prompts_per_step * settings.rollouts
         super().__init__(
-            model=ranker.model,
-            processing_class=ranker.tokenizer,
-            reward_funcs=cast(Any, self._list_reward),
-            rollout_func=self.rollout,
-            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule(len(examples))]}),
-            callbacks=[self._costs, *callbacks(ranker, validation, settings)],
-            args=GRPOConfig(
-                output_dir=str(work_folder),
-                max_steps=settings.steps,
-                per_device_train_batch_size=rollouts_per_step,
-                gradient_accumulation_steps=1,
-                num_generations=settings.rollouts,
-                num_iterations=settings.iterations,
-                max_completion_length=self._grammar.max_length,
-                temperature=settings.temperature,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type="constant",
-                shuffle_dataset=False,
-                max_grad_norm=settings.max_gradient_norm,
-                beta=settings.kl,
-                # GRPO's own KL term; TRL 1.16 would multiply it by the importance ratio
-                use_bias_correction_kl=False,
-                entropy_coef=settings.entropy_bonus,
-                epsilon=clip_low,
-                epsilon_high=clip_high,
-                loss_type="grpo",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-                logging_steps=1,
-                # rollouts are not saved: a checkpoint stands between two batches of them
-                save_steps=-(-settings.save_every // settings.iterations) * settings.iterations,
-                save_total_limit=2,
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
-            ),
+            ranker,
+            [ranker.prompt(example.query) for example in examples],
+            ranker.grammar(self._count),
+            rewards=self._list_reward,
+            callbacks=callbacks(ranker, validation, settings),
+            settings=settings,
+            clip=method.clip or (settings.clip_low, settings.clip_high),
+            work_folder=work_folder,
+            seed=seed,
         )
         if method.algorithm == "ppo":
             self._value_head = ValueHead(self._engine.head.weight.shape[1]).to(self.args.device)
 
-    def _schedule(self, count: int) -> list[int]:
-        """Which examples each step uses, in seeded order, every example once before any twice.
-
-        Written out in full, one epoch for the trainer: it would not find its place in a second one on resumption.
-        """
-        rng = np.random.default_rng(self._seed)
-        wanted = self.rl_settings.steps * self.rl_settings.prompts_per_step
-        rounds = [rng.permutation(count) for _ in range(-(-wanted // count))]
-        return np.concatenate(rounds)[:wanted].tolist()
-
     def rollout(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         """Sample G answers for each of B prompts (TRL's `rollout_func`).
 
-        `prompts` holds row numbers of `examples`, each G times in a row. The seed depends on the step alone, so that
-        a resumed training samples what the uninterrupted one would have.
+        `prompts` holds row numbers of `examples`, each G times in a row.
         """
         rows = [int(row) for row in prompts]
         size = self.rl_settings.rollouts
-        seed = int(np.random.SeedSequence([self._seed, self.state.global_step]).generate_state(1)[0])
+        seed = self._step_seed()
         texts = [self._prompts[row] for row in rows[::size]]
         temperature = self.rl_settings.temperature
         if self._sampler is None:
@@ -292,15 +235,7 @@ class RankingTrainer(GRPOTrainer):
             loss = super()._compute_loss(model, batch)
         finally:
             self._batch = None
-        size = self.rl_settings.rollouts
-        self._costs.add(
-            updates=1,
-            prompts=len(inputs["prompt_ids"]) // size,
-            prompt_tokens=int(inputs["prompt_mask"].sum()) // size,
-            answer_tokens=int(inputs["completion_mask"].sum()),
-        )
-        for name, count in self._costs.metrics().items():
-            self._metrics["train"][name].append(count)
+        self._count_update(inputs)
         return loss + batch["value_loss"] if "value_loss" in batch else loss
 
     def _complete(self, batch: dict[str, Any], logps: Float[Tensor, "N T"], states: Float[Tensor, "N T d"]) -> None:
@@ -321,34 +256,9 @@ class RankingTrainer(GRPOTrainer):
             )
             self._metrics["train"]["value/loss"].append(batch["value_loss"].item())
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: Int[Tensor, "N S"],
-        attention_mask: Int[Tensor, "N S"],
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        compute_entropy: bool = False,
-        **_: Any,
-    ) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"] | None, None]:
-        completions, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:]
-        constraints, _orders = follow(self._grammar, unpadded(completions, mask), logits_to_keep)
-        engine = self._engine_of(model)
-        states = engine.states(
-            unpadded(input_ids[:, :-logits_to_keep], attention_mask[:, :-logits_to_keep]), completions
-        )
-        logps, entropies = token_values(
-            engine.head,
-            states,
-            completions,
-            constraints,
-            self._grammar,
-            self.rl_settings.temperature,
-            entropies=compute_entropy,
-        )
+    def _scored(self, logps: Float[Tensor, "N T"], states: Float[Tensor, "N T d"]) -> None:
         if self._batch is not None:
             self._complete(self._batch, logps, states)
-        return logps, entropies, None
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """TRL's optimiser, with the value head at a learning rate of its own."""
@@ -368,16 +278,6 @@ class RankingTrainer(GRPOTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._value_head is not None:
             self._value_head.load_state_dict(load_file(Path(resume_from_checkpoint) / VALUE_HEAD))
-
-    def _engine_of(self, model: Any) -> SharedPromptEngine | ReplicatedEngine:
-        """The policy's engine, or that of a reference which is a model of its own (without adapters)."""
-        model = self.accelerator.unwrap_model(model)
-        if model is self._engine.model:
-            return self._engine
-        if self._reference_engine is None or self._reference_engine.model is not model:
-            decoding, pad_token = self.ranker.decoding, self.ranker.tokenizer.pad_token_id
-            self._reference_engine = make_engine(decoding.engine, model, pad_token)
-        return self._reference_engine
 
 
 def token_advantages(
@@ -464,7 +364,4 @@ def train_policy(
         The curves, one row per step and metric: `step`, `metric`, `value`.
     """
     trainer = RankingTrainer(ranker, examples, validation, method, settings, work_folder, seed, sampler)
-    trainer.remove_callback(PrinterCallback)
-    checkpoint = last_complete_checkpoint(work_folder)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return curves_of(trainer.state.log_history)
+    return train(trainer, work_folder)
