@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, RootModel, field_validator, model_validator
@@ -193,29 +194,37 @@ class ChatRanker:
         pace = Pace(settings.requests_per_minute) if settings.requests_per_minute else None
         replies: dict[str, Reply] = {}
         failed: dict[str, InputError] = {}
+        stopped = Event()
+
+        def answer(client: OpenAI, messages: Sequence[Message]) -> Reply | None:
+            # said where it happens: until it had reached this thread, the next ones would be asked and paid for
+            if stopped.is_set():
+                return None
+            try:
+                return _request(client, key, messages, settings)
+            except InputError:
+                stopped.set()
+                raise
+
         with (
             open_client(key, settings, needed_by="chat endpoints", pace=pace) as client,
             ThreadPoolExecutor(settings.concurrency) as pool,
         ):
-            futures: dict[Future[Reply], str] = {
-                pool.submit(_request, client, key, messages, settings): digest for digest, messages in missing.items()
-            }
+            futures = {pool.submit(answer, client, messages): digest for digest, messages in missing.items()}
             try:
                 for future in track(as_completed(futures), description=description, total=len(futures)):
-                    if future.cancelled():
-                        continue
                     try:
                         reply = future.result()
                     except InputError as error:
-                        failed[futures[future]] = error
                         # those that are under way are waited for, and kept
-                        _cancel(futures)
+                        failed[futures[future]] = error
+                        continue
+                    if reply is None:
                         continue
                     cache.put({futures[future]: json.dumps(asdict(reply)).encode()})
                     replies[futures[future]] = reply
-            except BaseException:
-                _cancel(futures)
-                raise
+            finally:
+                stopped.set()
         if failed:
             raise next(failed[digest] for digest in missing if digest in failed)
         return replies
@@ -233,12 +242,6 @@ def costs_sentence(costs: Mapping[str, float]) -> str:
         f"{costs['answers']:.0f} answers, {costs['input_tokens']:.0f} tokens read and {costs['output_tokens']:.0f} "
         f"written{price}{'; of the answers, ' if trouble else ''}{', '.join(trouble)}."
     )
-
-
-def _cancel(futures: Iterable[Future[Reply]]) -> None:
-    # one by one: those that `ThreadPoolExecutor.shutdown` cancels never reach `as_completed`
-    for future in futures:
-        future.cancel()
 
 
 def _costs(replies: Iterable[Reply], settings: ChatSettings) -> dict[str, float]:
