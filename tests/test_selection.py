@@ -2,7 +2,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from flexrec.errors import InputError
-from flexrec.selection import Parameters, entries, entry, validate_selection
+from flexrec.selection import Parameters, entries, entry, most, validate_selection
 
 TABLES = {"needs": {"a": {"weight": 1}, "b": {"weight": 2}, "c": {"weight": 3}}, "methods": {"m": {"x": 1}}}
 
@@ -31,6 +31,18 @@ def test_entries_of_a_selection_in_the_order_of_the_table(selection, names) -> N
 def test_entries_that_do_not_exist() -> None:
     with pytest.raises(InputError, match="need 'd' is unknown; choose among a, b, c"):
         entries("need", "needs", "a,d", _root_=TABLES)
+
+
+@pytest.mark.parametrize(("needs", "number"), [("a", 8), ("b", 20), ("c", 5), ("a,c", 8), ("c+b", 20), ("all", 20)])
+def test_the_most_that_the_needs_of_a_selection_ask_for(needs, number) -> None:
+    tables = {**TABLES, "steps": {"default": 8, "b": 20, "c": 5}}
+    assert most("steps", needs, _root_=tables) == number
+
+
+def test_steps_of_a_need_that_does_not_exist(parameters) -> None:
+    parameters["warm_up_steps"] = {"default": 1, "sleep": 3}
+    with pytest.raises(InputError, match="parameter `warm_up_steps`: unknown need 'sleep', allowed: default, interest"):
+        validate_selection(parameters)
 
 
 def test_an_entry_may_point_at_another() -> None:
@@ -133,6 +145,13 @@ def test_all_needs_are_those_that_the_dataset_serves(project_root, task, needs) 
     # one that is named is kept, and refused
     named = choice(project_root, "all,search,interest", **task)
     assert set(named["needs_asked"]) == {*needs, "search", "interest"}
+
+
+def test_the_warm_up_is_as_long_as_the_need_wants(project_root) -> None:
+    trend, interest, both = (
+        choice(project_root, need)["warm_up"]["steps"] for need in ("trend", "interest", "trend+interest")
+    )
+    assert trend < interest == both
 
 
 def test_a_dataset_that_serves_no_need(project_root) -> None:

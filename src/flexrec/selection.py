@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PositiveInt, ValidationError, ValidationInfo, field_validator
 
 from flexrec.baselines import BASELINES
 from flexrec.config import Settings
@@ -66,6 +66,7 @@ class Parameters(Settings):
     decoding: DecodingSettings
     generation: GenerationSettings = GenerationSettings()
     adapter: AdapterSettings
+    warm_up_steps: dict[str, PositiveInt] = Field(description="By need; `default` for all others")
     warm_up: WarmUpSettings
     rl: RlSettings
     evaluate: EvaluationSettings
@@ -100,6 +101,13 @@ class Parameters(Settings):
                     f"use {' or '.join(f'{{{field}}}' for field in NOUN_FIELDS)}"
                 )
         return needs
+
+    @field_validator("warm_up_steps")
+    @classmethod
+    def _known_needs(cls, value: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        if "needs" in info.data:
+            _refuse_unknown("need", value, {"default": None, **info.data["needs"]})
+        return value
 
     @field_validator("evaluate")
     @classmethod
@@ -196,6 +204,15 @@ def entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
         if not chosen:
             raise InputError(f"dataset '{_root_['dataset']}' can serve none of the needs {', '.join(options)}")
     return {name: options[name] for name in chosen}
+
+
+def most(table: str, names: Any, *, _root_: Any) -> Any:
+    """The largest number that a table has for the needs of a selection (OmegaConf resolver).
+
+    A need that is not in the table counts with the table's `default`.
+    """
+    options = _root_[table]
+    return max(options.get(name, options["default"]) for name in entries("need", "needs", names, _root_=_root_))
 
 
 def _may_serve(need: Any, task: Any) -> bool:

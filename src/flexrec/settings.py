@@ -27,6 +27,12 @@ def _entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
     return entries(kind, table, names, _root_=_root_)
 
 
+def _most(table: str, names: Any, *, _root_: Any) -> Any:
+    from flexrec.selection import most
+
+    return most(table, names, _root_=_root_)
+
+
 SESSION_CLASS = FlexrecSession
 CONTEXT_CLASS = FlexrecContext
 HOOKS = (TrackingHooks(),)
@@ -43,5 +49,5 @@ CONFIG_LOADER_ARGS = {
         "mlflow": ["mlflow.yml"],
     },
     # Kedro takes `oc.env` away outside credentials
-    "custom_resolvers": {"oc.env": oc.env, "entry": _entry, "entries": _entries},
+    "custom_resolvers": {"oc.env": oc.env, "entry": _entry, "entries": _entries, "most": _most},
 }
