@@ -8,7 +8,7 @@ JOBS ?= 2
 export DO_NOT_TRACK := true
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test lint format viz mlflow publish study study-plan publish-study bench clean
+.PHONY: run test lint format viz mlflow publish study study-plan publish-pages bench clean
 
 run: $(VENV)/.run
 	$(BIN)/kedro run
@@ -47,7 +47,7 @@ publish: $(VENV)/.run
 # A study of conf/base/parameters_study.yml: what is missing of its runs, then its tables and figures (docs/study.md).
 # `make study-plan` says how long that may take.
 STUDY ?= default
-STUDIES ?= data/08_reporting/study/$(STUDY)
+PAGES ?= data/08_reporting/study/$(STUDY)
 
 study: $(VENV)/.run
 	$(BIN)/kedro run --pipeline=study --params study=$(STUDY)
@@ -55,8 +55,9 @@ study: $(VENV)/.run
 study-plan: $(VENV)/.run
 	$(BIN)/kedro run --pipeline=study_plan --params study=$(STUDY)
 
-publish-study: $(VENV)/.run
-	$(BIN)/python -m flexrec.study.publish $(STUDIES)
+# The tables of a study into docs/results; the planted-truth study's and query rewriting's by PAGES=data/08_reporting/...
+publish-pages: $(VENV)/.run
+	$(BIN)/python -m flexrec.reporting.publish_pages $(PAGES)
 
 # The engine's benchmarks on a CPU, one after the other, and docs/benchmarks.md of their results. More of them, or
 # another commit to compare with: benchmarks/README.md.

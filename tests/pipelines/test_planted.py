@@ -5,6 +5,7 @@ import json
 import pytest
 
 from flexrec.pipelines.planted import create_pipeline
+from flexrec.reporting.publish_pages import publish
 from whole_project import WholeProject
 
 LONG = {
@@ -31,6 +32,9 @@ def test_the_study(project, capsys) -> None:
     assert page.startswith("# The planted-truth study\n")
     assert page.count("\n## ") == 6
     assert "nan" not in page
+    docs = project.path / "docs"
+    publish([folder], docs=docs)
+    assert "\n\nWritten by `" in (docs / "planted.md").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert (folder / "planted.txt").read_text(encoding="utf-8") in printed
     for name in ("rewards", "tail", "reasoning", "weights", "transfer", "spread"):

@@ -25,6 +25,8 @@ from flexrec.reporting.figures.planted import (
     planted_transfer_figure,
     planted_weights_figure,
 )
+from flexrec.reporting.provenance import provenance
+from flexrec.reporting.tables import facts_markdown
 
 
 def compare_rewards(
@@ -122,8 +124,9 @@ def draw_study(
 
 
 def write_study(results: pd.DataFrame, rates: pd.DataFrame, settings: PlantedSettings) -> tuple[str, str]:
-    """The study as a page, and its answers as text for the terminal."""
-    return planted_page(results, rates, settings), planted_text(results, rates, settings.statistics)
+    """The study as a page, with what it came from, and its answers as text for the terminal."""
+    page = "\n\n".join([planted_page(results, rates, settings).rstrip(), facts_markdown(provenance())])
+    return page, planted_text(results, rates, settings.statistics)
 
 
 def print_study(planted_text: str) -> None:

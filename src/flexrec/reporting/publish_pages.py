@@ -1,0 +1,110 @@
+"""Pages that pipelines wrote into `docs/results`: `python -m flexrec.reporting.publish_pages PLACE...`.
+
+Those are the tables of a study, the planted-truth study and query rewriting; a place is such a page, or a folder above
+it. Each is copied with a line on where it comes from; no number is typed by hand.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from flexrec.errors import InputError
+from flexrec.files import replacing
+from flexrec.fingerprint import Sidecar
+from flexrec.reporting.publish import FACTS, fact_rows
+
+NAMES: Mapping[str, Callable[[Path], str]] = {
+    "tables.md": lambda folder: f"study-{folder.name}",
+    "planted.md": lambda folder: "planted",
+    # <dataset>/<regime>/query_rewrite/<model>
+    "rewrite_results.md": lambda folder: f"{folder.parents[2].name}-query_rewrite-{folder.name}",
+}
+"""File that a pipeline writes -> how it is called in `docs/results`, from its folder."""
+
+_ORIGIN = ("command", "commit", "uncommitted changes", "hardware cpu", "hardware cores")
+_OPTIONAL = {"runs": "from {} runs", "runs made": "made {}", "seeds": "seeds {}", "seed": "seed {}"}
+
+
+def found_pages(places: Iterable[Path]) -> dict[str, Path]:
+    """Name in `docs/results` -> the page, for all at or below the places; of several versions the newest.
+
+    Raises:
+        InputError: There is none at one of the places, or two of one name.
+    """
+    pages: dict[str, Path] = {}
+    for place in places:
+        around = [place] if place.name in NAMES and place.is_file() else [*place.rglob("*.md")]
+        files = sorted(file.absolute() for file in around if file.name in NAMES and file.is_file())
+        if not files:
+            raise InputError(f"{place}: no {' or '.join(NAMES)} there; run the pipeline first, or name another place")
+        for file in files:
+            name = f"{NAMES[file.name](_folder(file))}.md"
+            known = pages.get(name, file)
+            if _folder(known) != _folder(file):
+                raise InputError(f"two pages would both become {name}: {known}, {file}")
+            pages[name] = file
+    return pages
+
+
+def _folder(page: Path) -> Path:
+    # Kedro puts a version of a page into <page>/<version>
+    return page.parents[2] if page.parents[1].name == page.name else page.parent
+
+
+def published(path: Path, name: str) -> str:
+    """The pipeline's page with its origin on top.
+
+    Raises:
+        InputError: The file is not what a pipeline writes.
+    """
+    text = path.read_text(encoding="utf-8")
+    body, separator, rows = text.partition(FACTS)
+    sidecar = Sidecar.read(path)
+    if not separator or sidecar is None:
+        raise InputError(f"{path} is not what a pipeline writes: a table of facts and its record")
+    facts = dict(fact_rows(rows))
+    known = {fact: facts.get(fact, "unknown") for fact in _ORIGIN}
+    state = " with uncommitted changes" if known["uncommitted changes"] == "True" else ""
+    further = [words.format(facts[fact]) for fact, words in _OPTIONAL.items() if fact in facts]
+    origin = ", ".join(
+        [
+            f"Written by `{known['command']}` at commit {known['commit']}{state}",
+            (sidecar.session or "unknown")[:10],
+            f"on {known['hardware cpu']} ({known['hardware cores']} cores)",
+            *further,
+        ]
+    )
+    heading, _, rest = body.strip().partition("\n")
+    if not heading.startswith("# "):
+        heading, rest = f"# {name.removesuffix('.md')}", body
+    return f"{heading}\n\n{origin}.\n\n{rest.strip()}\n\n{separator}{rows.rstrip()}\n"
+
+
+def publish(places: Sequence[Path], *, docs: Path) -> list[Path]:
+    """Publish pages; either every one is read without a mistake or nothing is written.
+
+    Raises:
+        InputError: See `found_pages` and `published`.
+    """
+    texts = {docs / name: published(path, name) for name, path in found_pages(places).items()}
+    for file, text in texts.items():
+        with replacing(file) as opened:
+            opened.write(text)
+    return list(texts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m flexrec.reporting.publish_pages", description="Publish pages.")
+    parser.add_argument("places", nargs="+", type=Path, metavar="PLACE", help="a page, or a folder above")
+    parser.add_argument("--docs", type=Path, default=Path("docs/results"))
+    given = parser.parse_args(arguments)
+    try:
+        written = publish(given.places, docs=given.docs)
+    except InputError as error:
+        raise SystemExit(f"Error: {error}") from error
+    print("\n".join(["Published:", *(f"  {path}" for path in written)]))
+
+
+if __name__ == "__main__":
+    main()

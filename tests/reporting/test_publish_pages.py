@@ -1,0 +1,80 @@
+import pytest
+
+from flexrec.errors import InputError
+from flexrec.fingerprint import Sidecar
+from flexrec.reporting.publish_pages import found_pages, main, publish, published
+from flexrec.reporting.tables import facts_markdown
+
+FACTS = {
+    "command": "kedro run --pipeline=study --params study=mine",
+    "commit": "abc",
+    "uncommitted changes": True,
+    "seeds": [0, 1],
+    "runs": "3 of 4",
+    "runs made": "2026-01-01 to 2026-01-02",
+    "hardware": {"cpu": "A CPU", "cores": 2},
+}
+
+
+def page(path, text, session="2026-02-03T04.05.06.789Z"):
+    """A page as a pipeline leaves it."""
+    path.parent.mkdir(parents=True)
+    path.write_text(f"{text}\n\n| a \\1 | 0.5 |\n\n" + facts_markdown(FACTS))
+    Sidecar(
+        dataset="page", node="write", fingerprint="f", parts={}, content="c", size=1, seconds=1.0,
+        session=session, mlflow_run=None,
+    ).write(path)  # fmt: skip
+    return path
+
+
+@pytest.fixture
+def study(tmp_path):
+    return page(tmp_path / "study" / "mine" / "tables.md", "## A study")
+
+
+def test_a_study_is_published_as_it_was_written(study, tmp_path, capsys):
+    main([str(study.parents[1]), "--docs", str(tmp_path / "docs")])
+    file = tmp_path / "docs" / "study-mine.md"
+    assert capsys.readouterr().out == f"Published:\n  {file}\n"
+    lines = file.read_text().splitlines()
+    assert lines[0] == "# study-mine"
+    assert lines[2] == (
+        "Written by `kedro run --pipeline=study --params study=mine` at commit abc with uncommitted changes, "
+        "2026-02-03, on A CPU (2 cores), from 3 of 4 runs, made 2026-01-01 to 2026-01-02, seeds 0, 1."
+    )
+    assert file.read_text().endswith(study.read_text())
+
+
+def test_a_page_keeps_its_own_heading(tmp_path):
+    path = page(tmp_path / "planted" / "planted.md", "# A world\n\nIt is made up.")
+    assert published(path, "planted.md").startswith("# A world\n\nWritten by `kedro run")
+    assert "seeds 0, 1.\n\nIt is made up.\n\n| a" in published(path, "planted.md")
+
+
+def test_of_several_versions_the_newest(tmp_path):
+    model = tmp_path / "ml-100k" / "density-0.1_seed-0" / "query_rewrite" / "small"
+    for version in ("2026-01-02", "2026-01-03", "2026-01-01"):
+        page(model / "rewrite_results.md" / version / "rewrite_results.md", version)
+    newest = model / "rewrite_results.md" / "2026-01-03" / "rewrite_results.md"
+    assert found_pages([tmp_path]) == {"ml-100k-query_rewrite-small.md": newest}
+    assert found_pages([newest.parent]) == found_pages([newest]) == found_pages([tmp_path, model])
+
+
+def test_nothing_is_written_after_a_mistake(study, tmp_path):
+    docs = tmp_path / "docs"
+    with pytest.raises(InputError, match=r"nothing: no tables.md or .* there; run the pipeline first"):
+        publish([study.parent, tmp_path / "nothing"], docs=docs)
+    twin = tmp_path / "other" / "mine"
+    twin.mkdir(parents=True)
+    (twin / "tables.md").write_text("x")
+    with pytest.raises(InputError, match=r"two pages would both become study-mine\.md"):
+        publish([study.parent, twin], docs=docs)
+    with pytest.raises(SystemExit, match=r"Error: .*is not what a pipeline writes"):
+        main([str(twin), "--docs", str(docs)])
+    assert not docs.exists()
+
+
+def test_a_file_without_its_record_is_no_page(study):
+    Sidecar.beside(study).unlink()
+    with pytest.raises(InputError, match="its record"):
+        published(study, "study-mine.md")
