@@ -83,10 +83,5 @@ def tell_chat(chat_summary: pd.DataFrame, chat_costs: dict[str, float], chat: st
     return "\n".join([terminal_table(chat_summary), *sentences, costs_sentence(chat_costs), ""])
 
 
-def print_chat(chat_results: str) -> None:
-    """Show the results at the end of a run."""
-    print(f"\n{chat_results}", flush=True)
-
-
 def _method(chat: str) -> str:
     return f"chat_{chat}"
