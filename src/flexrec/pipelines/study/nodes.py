@@ -23,17 +23,10 @@ from flexrec.reporting.provenance import provenance
 from flexrec.reporting.study_page import render_study
 from flexrec.study.collection import TRAINED, collect
 from flexrec.study.plan import Cell, cells_of
+from flexrec.study.printing import failures, study_facts, study_markdown, study_text, write_tables
 from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.study.statistics import Resampling, comparisons, row_means
-from flexrec.study.tables import (
-    StudyTable,
-    failures,
-    study_facts,
-    study_markdown,
-    study_tables,
-    study_text,
-    write_tables,
-)
+from flexrec.study.tables import study_tables
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +158,7 @@ def write_page(
     evaluate: EvaluationSettings,
 ) -> str:
     """Everything as one HTML page."""
-    tables: list[StudyTable] = study_tables(
-        cells, instances, means, compared, settings, options, _resampling(options, evaluate)
-    )
+    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
     figures = {
         "Every row with its interval": results_figure,
         "Learning by steps": steps_figure,
