@@ -11,7 +11,10 @@ import plotly.graph_objects as go
 
 from flexrec.errors import InputError
 from flexrec.evaluation.settings import EvaluationSettings
-from flexrec.pipelines.study.runs import Look, Project, Times, look, plan_text, results, run_missing
+from flexrec.pipelines.study.look import Look, look, results
+from flexrec.pipelines.study.project import Project
+from flexrec.pipelines.study.runs import run_missing
+from flexrec.pipelines.study.times import Times, plan_text
 from flexrec.reporting.figures import (
     advantage_spread_figure,
     critic_calibration_figure,
