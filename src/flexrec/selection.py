@@ -182,7 +182,7 @@ def _with_digest(task: Any, _root_: Any) -> Any:
     return OmegaConf.create({**values, "source_options": {**options, "sha256": digest}})
 
 
-def entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
+def entries(table: str, names: Any, *, _root_: Any) -> Any:
     """The entries named in a selection such as `a`, `a+b`, `a,b` or `all` (OmegaConf resolver).
 
     Of the needs, `all` means those that the chosen dataset can serve.

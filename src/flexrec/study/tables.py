@@ -203,5 +203,5 @@ def _table(
         numbers=pd.concat([numbers, told], ignore_index=True) if len(told) else numbers,
         cross=cross_table(kind.cross, numbers, need, options.primary),
         sentences=tuple(sentences(instances, means, need, options, how)) if kind.sample == "test" else (),
-        notes=tuple(notes_of(kind, wanted, planned, numbers, references, bool(paper), options)),
+        notes=tuple(notes_of(wanted, planned, numbers, references, bool(paper), options)),
     )

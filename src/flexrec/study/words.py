@@ -8,7 +8,7 @@ from flexrec.ranking.columns import Columns
 from flexrec.reporting.style import label, metric_label, number, p_value
 from flexrec.study.collection import BASELINE, TRAINED
 from flexrec.study.rows import row_label
-from flexrec.study.settings import StudyOptions, TableSettings
+from flexrec.study.settings import StudyOptions
 from flexrec.study.statistics import ROW, Resampling, compare, where
 
 _SIGNIFICANT = 0.05
@@ -47,7 +47,6 @@ def sentences(
 
 
 def notes_of(
-    kind: TableSettings,
     wanted: Sequence[str],
     planned: pd.DataFrame,
     numbers: pd.DataFrame,

@@ -69,10 +69,7 @@ def compare_chat(
     summary = summarise(
         chat_instance_metrics,
         references={_method(chat): (*dict.fromkeys(untrained[Columns.METHOD]), *settings.baselines)},
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
+        **settings.resampling(seed),
     )
     return summary, headline_metrics(summary)
 

@@ -95,14 +95,7 @@ def compare(
         WARMED_UP: (UNTRAINED,),
         method: (UNTRAINED, WARMED_UP, *settings.baselines),
     }
-    summary = summarise(
-        instance_metrics,
-        references=references,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
-    )
+    summary = summarise(instance_metrics, references=references, **settings.resampling(seed))
     return summary, headline_metrics(summary)
 
 

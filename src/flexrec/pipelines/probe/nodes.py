@@ -91,12 +91,7 @@ def measure_transfer(
         rankings, probe_instances, probe_labels, needs, kind=gain, threshold=relevant_engagement
     )
     summary = summarise(
-        metrics,
-        references={WARMED_UP: (UNTRAINED,), method: (UNTRAINED, WARMED_UP)},
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
+        metrics, references={WARMED_UP: (UNTRAINED,), method: (UNTRAINED, WARMED_UP)}, **settings.resampling(seed)
     )
     return rankings, metrics, summary
 
@@ -113,13 +108,7 @@ def measure_switching(
     """Every model's rankings for two needs against the ideal lists, per instance and on average."""
     answers = pd.concat([untrained, warmed_up, trained], ignore_index=True)
     compared = switching(answers[answers[ARRANGEMENT] == SHOWN], gains, probe_instances)
-    summary = switching_summary(
-        compared,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
-    )
+    summary = switching_summary(compared, **settings.resampling(seed))
     return compared, summary
 
 
@@ -144,13 +133,7 @@ def measure_input_order(
         kind=gain,
         threshold=relevant_engagement,
     )
-    summary = input_order_summary(
-        metrics,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
-    )
+    summary = input_order_summary(metrics, **settings.resampling(seed))
     return metrics, summary
 
 

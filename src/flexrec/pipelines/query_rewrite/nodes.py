@@ -156,12 +156,7 @@ def compare_rewrites(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Means with intervals, and paired tests of the trained rewriter against every other row."""
     summary = summarise_rewrites(
-        scores,
-        references={TRAINED: (ORIGINAL, FEEDBACK, UNTRAINED)},
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
+        scores, references={TRAINED: (ORIGINAL, FEEDBACK, UNTRAINED)}, **settings.resampling(seed)
     )
     return summary, headline(summary)
 

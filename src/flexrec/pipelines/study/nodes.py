@@ -188,4 +188,4 @@ def finish(text: str, cells: pd.DataFrame, tables: Path, page: str) -> None:
 
 
 def _resampling(options: StudyOptions, evaluate: EvaluationSettings) -> Resampling:
-    return Resampling(evaluate.confidence, evaluate.resamples, evaluate.permutations, options.seed)
+    return Resampling(**evaluate.resampling(options.seed))
