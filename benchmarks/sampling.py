@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     import torch
 
     from benchmarks.sides import stock_config, stock_trainer
-    from flexrec.policy.engine import sample
+    from flexrec.policy.engine import SharedPromptEngine
 
     dtype = options.dtype or "bfloat16"
     tokenizer = load_tokenizer(model_folder(options))
@@ -70,15 +70,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     lengths: dict[str, int] = {}
 
     def ours(grammar: Any, name: str) -> None:
-        sampled = sample(
-            model,
-            prompts,
-            grammar,
-            rollouts=options.rollouts,
-            temperature=1.0,
-            seed=options.seed,
-            pad_token=tokenizer.pad_token_id,
-        )
+        engine = SharedPromptEngine(model, tokenizer.pad_token_id)
+        sampled = engine.sample(prompts, grammar, rollouts=options.rollouts, temperature=1.0, seed=options.seed)
         lengths[name] = sum(map(len, sampled.completions))
 
     grammars = {kind: make_grammar(tokenizer, options.answer_tokens, constrained=kind) for kind in (True, False)}

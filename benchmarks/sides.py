@@ -113,21 +113,14 @@ def stock_update(trainer: Any, model: Any, batch: Batch, micro_batch: int, old: 
     return total
 
 
-def our_scores(model: Any, batch: Batch, grammar: Any, *, share: bool = True) -> tuple[Tensor, Tensor]:
+def our_scores(model: Any, batch: Batch, grammar: Any, *, share: bool = True) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies by this project's engine, the walk along the grammar included."""
-    from flexrec.policy.engine import score
+    from flexrec.policy.engine import make_engine
     from flexrec.policy.grammar import follow
 
     constraints, _ = follow(grammar, batch.completion_ids.tolist(), batch.completion_ids.shape[1])
-    return score(
-        model,
-        batch.prompt_ids,
-        torch.ones_like(batch.prompt_ids),
-        batch.completion_ids,
-        constraints,
-        grammar,
-        share_prompts=share,
-    )
+    engine = make_engine("shared_prompt" if share else "replicated", model, pad_token=0)
+    return engine.score(batch.prompt_ids.tolist(), batch.completion_ids, constraints, grammar)
 
 
 def clipped_loss(

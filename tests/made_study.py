@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 
 from flexrec.evaluation.names import METRICS
-from flexrec.study.collection import CellResult
+from flexrec.study.collection import CellResult, Collected
 from flexrec.study.plan import Cell
+from flexrec.study.settings import StudyOptions, StudySettings
+from flexrec.study.statistics import Resampling, comparisons, row_means
+from flexrec.study.tables import StudyTable, study_tables
 
 BASELINES = ("random", "item_mean")
 USERS = 12
@@ -67,3 +70,12 @@ def result(method: str, seed: int, *, need: str = "interest", quality: float | N
         "curves": curves_of(),
     }
     return CellResult(**{**values, **others})
+
+
+def tables_of(
+    collected: Collected, settings: StudySettings, options: StudyOptions, how: Resampling
+) -> list[StudyTable]:
+    """The tables of what was collected."""
+    means = row_means(collected.instances, options.metrics, how)
+    compared = comparisons(collected.instances, settings.references, options.primary, how)
+    return study_tables(collected.cells, collected.instances, means, compared, settings, options, how)

@@ -23,14 +23,14 @@ def test_an_entry_that_does_not_exist() -> None:
     [("b", ["b"]), ("c,a", ["a", "c"]), ("a+b", ["a", "b"]), ("a, a", ["a"]), ("all", ["a", "b", "c"])],
 )
 def test_entries_of_a_selection_in_the_order_of_the_table(selection, names) -> None:
-    found = entries("need", "needs", selection, _root_=TABLES)
+    found = entries("needs", selection, _root_=TABLES)
     assert list(found) == names
     assert all(found[name] == TABLES["needs"][name] for name in names)
 
 
 def test_entries_that_do_not_exist() -> None:
     with pytest.raises(InputError, match="need 'd' is unknown; choose among a, b, c"):
-        entries("need", "needs", "a,d", _root_=TABLES)
+        entries("needs", "a,d", _root_=TABLES)
 
 
 @pytest.mark.parametrize(("needs", "number"), [("a", 8), ("b", 20), ("c", 5), ("a,c", 8), ("c+b", 20), ("all", 20)])

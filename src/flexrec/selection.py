@@ -190,7 +190,7 @@ def _with_digest(task: Any, _root_: Any) -> Any:
     return OmegaConf.create({**values, "source_options": {**options, "sha256": digest}})
 
 
-def entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
+def entries(table: str, names: Any, *, _root_: Any) -> Any:
     """The entries named in a selection such as `a`, `a+b`, `a,b` or `all` (OmegaConf resolver).
 
     Of the needs, `all` means those that the chosen dataset can serve.
@@ -212,7 +212,7 @@ def most(table: str, names: Any, *, _root_: Any) -> Any:
     A need that is not in the table counts with the table's `default`.
     """
     options = _root_[table]
-    return max(options.get(name, options["default"]) for name in entries("need", "needs", names, _root_=_root_))
+    return max(options.get(name, options["default"]) for name in entries("needs", names, _root_=_root_))
 
 
 def _may_serve(need: Any, task: Any) -> bool:

@@ -21,10 +21,10 @@ def _entry(kind: str, table: str, name: Any, *, _root_: Any) -> Any:
     return entry(kind, table, name, _root_=_root_)
 
 
-def _entries(kind: str, table: str, names: Any, *, _root_: Any) -> Any:
+def _entries(table: str, names: Any, *, _root_: Any) -> Any:
     from flexrec.selection import entries
 
-    return entries(kind, table, names, _root_=_root_)
+    return entries(table, names, _root_=_root_)
 
 
 def _most(table: str, names: Any, *, _root_: Any) -> Any:

@@ -9,7 +9,8 @@ from scipy.stats import chisquare
 
 from flexrec.errors import InputError
 from flexrec.policy.decoder import Decoder
-from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, pad_prompts, sample, score
+from flexrec.policy.distribution import pad_prompts
+from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine
 from flexrec.policy.grammar import Grammar, follow
 
 END = 69
@@ -34,19 +35,20 @@ def reasoning(count):
 
 
 def batch(grammar, *, prompts, rollouts, seed=0, model):
-    """Ragged prompts, sampled answers, everything padded as the trainer pads it."""
+    """Ragged prompts, one per row, and sampled answers, padded as the trainer pads them."""
     rng = np.random.default_rng(seed)
     texts = [rng.integers(1, 9, size=rng.integers(3, 12)).tolist() for _ in range(prompts)]
-    sampled = sample(model, texts, grammar, rollouts=rollouts, temperature=1.0, seed=seed, pad_token=PAD)
-    tokens, mask = pad_prompts([text for text in texts for _ in range(rollouts)], PAD)
+    sampled = SharedPromptEngine(model, PAD).sample(texts, grammar, rollouts=rollouts, temperature=1.0, seed=seed)
+    rows = [text for text in texts for _ in range(rollouts)]
     length = max(len(answer) for answer in sampled.completions)
     completions = torch.tensor([answer + [PAD] * (length - len(answer)) for answer in sampled.completions])
     constraints, orders = follow(grammar, sampled.completions, length)
-    return tokens, mask, completions, constraints, orders, sampled
+    return rows, completions, constraints, orders, sampled
 
 
-def plain_scores(model, tokens, mask, completions, constraints, grammar, temperature=1.0):
+def plain_scores(model, prompts, completions, constraints, grammar, temperature=1.0):
     """From scratch: the whole sequence of every row through the whole model, full logits, masked by hand."""
+    tokens, mask = pad_prompts(prompts, PAD)
     full = torch.cat([tokens, completions], 1)
     full_mask = torch.cat([mask, torch.ones_like(completions)], 1)
     positions = (full_mask.cumsum(1) - 1).clamp(min=0)
@@ -106,17 +108,15 @@ def assert_equal(found, expected, tolerance=1e-4):
 def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, form):
     model = with_adapter(tiny_model) if adapter else tiny_model
     grammar = form(5)
-    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=model)
+    rows, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=model)
     # rows in any order: TRL shuffles them
-    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(1))
-    tokens, mask, completions = tokens[order], mask[order], completions[order]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
+    rows, completions = [rows[row] for row in order], completions[order]
     constraints = type(constraints)(*(value[order.numpy()] for value in vars(constraints).values()))
 
-    shared = gradients(model, lambda: score(model, tokens, mask, completions, constraints, grammar))
-    replicated = gradients(
-        model, lambda: score(model, tokens, mask, completions, constraints, grammar, share_prompts=False)
-    )
-    plain = gradients(model, lambda: plain_scores(model, tokens, mask, completions, constraints, grammar))
+    shared = gradients(model, lambda: SharedPromptEngine(model, PAD).score(rows, completions, constraints, grammar))
+    replicated = gradients(model, lambda: ReplicatedEngine(model, PAD).score(rows, completions, constraints, grammar))
+    plain = gradients(model, lambda: plain_scores(model, rows, completions, constraints, grammar))
     assert_equal(shared, replicated)
     assert_equal(shared, plain)
 
@@ -125,8 +125,7 @@ def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, f
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_any_number_of_candidates_and_rollouts(llama, count, rollouts, checkpointing):
     grammar = letters(count)
-    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=2, rollouts=rollouts, model=llama)
-    rows = [row[keep].tolist() for row, keep in zip(tokens, mask.bool(), strict=True)]
+    rows, completions, constraints, _, _ = batch(grammar, prompts=2, rollouts=rollouts, model=llama)
     engine = SharedPromptEngine(llama, PAD, checkpointing=checkpointing)
     shared = gradients(llama, lambda: engine.score(rows, completions, constraints, grammar))
     replicated = gradients(llama, lambda: ReplicatedEngine(llama, PAD).score(rows, completions, constraints, grammar))
@@ -135,7 +134,7 @@ def test_any_number_of_candidates_and_rollouts(llama, count, rollouts, checkpoin
 
 def test_checkpointing_keeps_less(llama):
     grammar = letters(20)
-    _, _, completions, constraints, _, sampled = batch(grammar, prompts=1, rollouts=8, model=llama)
+    _, completions, constraints, _, sampled = batch(grammar, prompts=1, rollouts=8, model=llama)
     kept = []
     for checkpointing in (False, True):
         engine, size = SharedPromptEngine(llama, PAD, checkpointing=checkpointing), [0]
@@ -167,18 +166,14 @@ def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, a
             if adapter:
                 with model.disable_adapter():
                     reference, _ = engine.score(rows, completions, constraints, grammar, entropies=False)
-                    tokens, mask = pad_prompts(rows, PAD)
-                    expected = plain_scores(model, tokens, mask, completions, constraints, grammar)[0]
+                    expected = plain_scores(model, rows, completions, constraints, grammar)[0]
                 torch.testing.assert_close(reference, expected, rtol=1e-4, atol=1e-5)
         # the trainer shuffles the rollouts before the update
         shuffled = [5, 3, 7, 0, 1, 6, 2, 4]
         rows, completions, old = [rows[row] for row in shuffled], completions[shuffled], old[shuffled]
         constraints, _ = follow(grammar, completions.tolist(), 5)
-        tokens, mask = pad_prompts(rows, PAD)
         found = gradients(model, lambda: engine.score(rows, completions, constraints, grammar))
-        assert_equal(
-            found, gradients(model, lambda: plain_scores(model, tokens, mask, completions, constraints, grammar))
-        )
+        assert_equal(found, gradients(model, lambda: plain_scores(model, rows, completions, constraints, grammar)))
         torch.testing.assert_close(old, found[0], rtol=1e-4, atol=1e-5)
         # the sampler's log-probabilities are the update's: nothing has to be computed again
         drawn = torch.tensor(sampled.log_probabilities)[shuffled]
@@ -216,9 +211,8 @@ def test_bfloat16_errs_no_more_than_the_plain_computation_in_bfloat16(llama):
     import copy
 
     grammar = letters(12)
-    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=4, rollouts=4, model=llama)
+    rows, completions, constraints, _, _ = batch(grammar, prompts=4, rollouts=4, model=llama)
     half = copy.deepcopy(llama).bfloat16()
-    rows = [row[keep].tolist() for row, keep in zip(tokens, mask.bool(), strict=True)]
     exact = ReplicatedEngine(llama, PAD).score(rows, completions, constraints, grammar)[0]
     errors = {
         kind: (make_engine(kind, half, PAD).score(rows, completions, constraints, grammar)[0] - exact)
@@ -252,8 +246,8 @@ def test_the_real_model_is_computed_exactly(smollm2_folder):
 
 def test_without_a_kernel_for_parts_the_result_is_the_same(tiny_model, monkeypatch):
     grammar = letters(6)
-    tokens, mask, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=tiny_model)
-    compute = lambda: score(tiny_model, tokens, mask, completions, constraints, grammar)  # noqa: E731
+    rows, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=tiny_model)
+    compute = lambda: SharedPromptEngine(tiny_model, PAD).score(rows, completions, constraints, grammar)  # noqa: E731
     parts = gradients(tiny_model, compute)
     monkeypatch.setattr("flexrec.policy.attention._has_parts", lambda query: False)
     assert_equal(gradients(tiny_model, compute), parts)
@@ -262,9 +256,9 @@ def test_without_a_kernel_for_parts_the_result_is_the_same(tiny_model, monkeypat
 @pytest.mark.parametrize("form", [letters, reasoning])
 def test_sampling_reports_the_log_probabilities_that_scoring_finds(llama, form):
     grammar = form(6)
-    tokens, mask, completions, constraints, _, sampled = batch(grammar, prompts=4, rollouts=3, model=llama)
+    rows, completions, constraints, _, sampled = batch(grammar, prompts=4, rollouts=3, model=llama)
     with torch.no_grad():
-        logps, _ = score(llama, tokens, mask, completions, constraints, grammar)
+        logps, _ = SharedPromptEngine(llama, PAD).score(rows, completions, constraints, grammar)
     for row, values in enumerate(sampled.log_probabilities):
         torch.testing.assert_close(logps[row, : len(values)], torch.tensor(values), rtol=1e-4, atol=1e-5)
 
@@ -281,15 +275,15 @@ def test_sampled_permutations_follow_the_enumerated_distribution(llama):
     prompt = [3, 1, 4, 1, 5]
     orders = list(itertools.permutations(range(4)))
     answers = torch.tensor([[10 + index for index in order] for order in orders])
-    tokens, mask = pad_prompts([prompt] * len(orders), PAD)
+    engine = SharedPromptEngine(llama, PAD)
     constraints, _ = follow(grammar, answers.tolist(), 4)
     with torch.no_grad():
-        logps, _ = score(llama, tokens, mask, answers, constraints, grammar)
+        logps, _ = engine.score([prompt] * len(orders), answers, constraints, grammar)
     probabilities = logps.sum(1).double().exp()
     assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-5)
 
     drawn = 4000
-    sampled = sample(llama, [prompt], grammar, rollouts=drawn, temperature=1.0, seed=7, pad_token=PAD)
+    sampled = engine.sample([prompt], grammar, rollouts=drawn, temperature=1.0, seed=7)
     counts = np.zeros(len(orders))
     for answer in sampled.completions:
         counts[orders.index(tuple(token - 10 for token in answer))] += 1
@@ -303,7 +297,8 @@ def test_sampled_permutations_follow_the_enumerated_distribution(llama):
 def test_greedy_takes_the_most_probable_identifier_at_every_rank(llama):
     grammar = letters(4)
     prompt = [2, 7, 1, 8]
-    greedy = sample(llama, [prompt], grammar, rollouts=1, temperature=0.0, seed=0, pad_token=PAD).completions[0]
+    engine = SharedPromptEngine(llama, PAD)
+    greedy = engine.sample([prompt], grammar, rollouts=1, temperature=0.0, seed=0).completions[0]
     tokens, chosen = list(prompt), []
     for _ in range(4):
         with torch.no_grad():
@@ -316,9 +311,9 @@ def test_greedy_takes_the_most_probable_identifier_at_every_rank(llama):
 
 def test_sampling_is_reproducible_and_leaves_the_model_in_its_mode(llama):
     llama.train()
+    engine = SharedPromptEngine(llama, PAD)
     runs = [
-        sample(llama, [[1, 2, 3]], letters(5), rollouts=8, temperature=1.0, seed=seed, pad_token=PAD).completions
-        for seed in (3, 3, 4)
+        engine.sample([[1, 2, 3]], letters(5), rollouts=8, temperature=1.0, seed=seed).completions for seed in (3, 3, 4)
     ]
     assert runs[0] == runs[1] != runs[2]
     assert llama.training
@@ -327,7 +322,7 @@ def test_sampling_is_reproducible_and_leaves_the_model_in_its_mode(llama):
 
 def test_free_answers_stop_at_the_end_token(llama):
     free = Grammar(((10,), (11,)), constrained=False, end_token=END, max_length=30)
-    sampled = sample(llama, [[1, 2, 3]], free, rollouts=64, temperature=1.5, seed=0, pad_token=PAD)
+    sampled = SharedPromptEngine(llama, PAD).sample([[1, 2, 3]], free, rollouts=64, temperature=1.5, seed=0)
     ended = [answer for answer in sampled.completions if END in answer]
     assert ended
     assert all(answer.index(END) == len(answer) - 1 for answer in ended)
@@ -378,7 +373,6 @@ def test_the_replicated_engine_takes_sliding_windows():
     completions = torch.tensor(sampled.completions)
     with torch.no_grad():
         found, _ = engine.score(rows, completions, constraints, grammar)
-        tokens, mask = pad_prompts(rows, PAD)
-        expected, _ = plain_scores(model, tokens, mask, completions, constraints, grammar)
+        expected, _ = plain_scores(model, rows, completions, constraints, grammar)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.tensor(sampled.log_probabilities), found, rtol=1e-4, atol=1e-5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flexrec.errors import InputError
-from flexrec.policy.engine import sample
+from flexrec.policy.engine import SharedPromptEngine
 from flexrec.policy.grammar import Kind, follow
 from flexrec.policy.models import load_base
 from flexrec.policy.ranker import Query, Ranker
@@ -204,8 +204,8 @@ def test_samples_are_the_engines(make, model, smollm2_tokenizer) -> None:
     ranker = make()
     prompts = [ranker.prompt(query(number)) for number in range(2)]
     ours = ranker.sample(prompts, 4, rollouts=3, temperature=1.0, seed=7)
-    grammar, pad = ranker.grammar(4), smollm2_tokenizer.pad_token_id
-    assert ours == sample(model, prompts, grammar, rollouts=3, temperature=1.0, seed=7, pad_token=pad)
+    grammar, engine = ranker.grammar(4), SharedPromptEngine(model, smollm2_tokenizer.pad_token_id)
+    assert ours == engine.sample(prompts, grammar, rollouts=3, temperature=1.0, seed=7)
     assert len(ours.completions) == 6
     constraints, _ = follow(grammar, ours.completions, 4)
     assert (constraints.kind == int(Kind.CHOICE)).all()

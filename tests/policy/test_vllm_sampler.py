@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 from flexrec.errors import InputError
-from flexrec.policy.engine import pad_prompts, score
+from flexrec.policy.engine import SharedPromptEngine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.models import load_base, load_policy, load_tokenizer, prepare_base_model, save_policy
 from flexrec.policy.ranker import Ranker
@@ -354,9 +354,9 @@ def ours(model, job, grammar, completions):
     prompts = [prompt for prompt in job["prompts"] for _ in range(len(completions) // len(job["prompts"]))]
     constraints, _ = follow(grammar, completions, length)
     padded = torch.tensor([answer + [0] * (length - len(answer)) for answer in completions])
-    tokens, mask = pad_prompts(prompts, 0)
+    engine, temperature = SharedPromptEngine(model, pad_token=0), job["temperature"] or 1.0
     with torch.no_grad():
-        values, _ = score(model, tokens, mask, padded, constraints, grammar, temperature=job["temperature"] or 1.0)
+        values, _ = engine.score(prompts, padded, constraints, grammar, temperature=temperature)
     return [row[: len(answer)].tolist() for row, answer in zip(values, completions, strict=True)]
 
 

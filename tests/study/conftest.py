@@ -5,7 +5,8 @@ import pytest
 from flexrec.study.collection import Collected, collect
 from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.study.statistics import Resampling
-from made_study import result
+from flexrec.study.tables import StudyTable
+from made_study import result, tables_of
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,8 @@ def collected() -> Collected:
             result("rec_r1_critic", 1, state="failed", reason="out of memory", metrics=(), curves=None, seconds={}),
         ]
     )
+
+
+@pytest.fixture(scope="session")
+def tables(collected, settings, options, how) -> dict[str, StudyTable]:
+    return {table.name: table for table in tables_of(collected, settings, options, how)}

@@ -1,20 +1,15 @@
 import os
 import signal
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from kedro.framework.session import KedroSession
-from kedro.framework.startup import bootstrap_project
 
 from flexrec.errors import InputError
-from flexrec.fingerprint import Fingerprint
-from flexrec.hooks import PARENT_RUN
 from flexrec.pipelines.study import runs
-from flexrec.pipelines.study.runs import Look, Project, Times, _alone, failure, launch, plan_text, run_missing
-from flexrec.pipelines.study.uptodate import NodeState
-from flexrec.study.plan import Cell
+from flexrec.pipelines.study.project import Project
+from flexrec.pipelines.study.runs import _alone, failure, launch, run_missing
+from flexrec.pipelines.study.times import Times
 from flexrec.study.settings import Seconds
+from looked_at import looked, state
 
 
 def test_a_run_gets_its_environment_and_leaves_what_it_printed(tmp_path):
@@ -80,71 +75,6 @@ def test_a_run_that_outlives_its_study_keeps_the_lock(tmp_path):
         os.close(copy)
 
 
-def test_the_command_is_that_of_an_ordinary_run(tmp_path):
-    project = Project(tmp_path, str(tmp_path / "conf"), "test", (), None)
-    cell = Cell("trend", "flexrec", 1, dataset="ml-1m", overrides=("rl.steps=2",))
-    assert project.command(cell) == [
-        "-m",
-        "kedro",
-        "run",
-        "--pipelines=evaluate",
-        "--params=dataset=ml-1m,need=trend,method=flexrec,seed=1,rl.steps=2",
-        "--env=test",
-    ]
-    other = Project(tmp_path, "elsewhere", None, (), None)
-    also = Cell("trend", "flexrec", 1, environment="gpu", also=("probe",))
-    assert other.command(also)[3:] == [
-        "--pipelines=evaluate,probe",
-        "--params=need=trend,method=flexrec,seed=1",
-        "--env=gpu",
-        "--conf-source=elsewhere",
-    ]
-
-
-def test_what_the_session_reads_is_what_the_command_line_reads():
-    cell = Cell("interest+trend", "flexrec", 1, density=0.2, overrides=("rl.clip=[0.1, 0.2]", "prompt.reasoning=true"))
-    assert runs._runtime_parameters(cell) == {
-        "need": "interest+trend",
-        "method": "flexrec",
-        "density": 0.2,
-        "seed": 1,
-        "rl": {"clip": [0.1, 0.2]},
-        "prompt": {"reasoning": True},
-    }
-
-
-def test_a_run_knows_the_study_that_it_is_a_part_of(tmp_path):
-    assert runs._variables(Project(tmp_path, "conf", None, (), "abc")) == {PARENT_RUN: "abc"}
-    assert runs._variables(Project(tmp_path, "conf", None, (), None)) == {}
-
-
-# --- Times ---
-
-
-def looked(method: str, states: list[NodeState]) -> Look:
-    catalog = {f"params:{name}": SimpleNamespace(load=lambda name=name: name) for name in ("dataset", "model")}
-    return Look(Cell("trend", method, 0), catalog, tuple(states))
-
-
-def state(node: str, place: str, *, stale: bool = True, seconds: float | None = None) -> NodeState:
-    return NodeState(node, (Path(place),), "it is missing" if stale else None, Fingerprint({}), seconds, None)
-
-
-def test_shared_parts_are_counted_once_and_measured_ones_as_they_were():
-    rough = Seconds(start=10, train_warm_up=100, train_rl=200)
-    done = looked("a", [state("train_rl", "a", stale=False, seconds=50.0)])
-    first = looked("b", [state("train_warm_up", "w"), state("train_rl", "b"), state("measure", "bm")])
-    second = looked("c", [state("train_warm_up", "w"), state("train_rl", "c")])
-    times = Times(rough)
-    # 10 + 100 + 200 + 1 for a node that nobody has measured; then 10 + 200, the warm-up being there
-    assert times.seconds([done, first, second]) == [0.0, 311.0, 210.0]
-    times.learn([done, first, second])
-    assert times.seconds([done, first, second]) == [0.0, 161.0, 60.0]
-    text = plan_text("mine", [done, first, second], times)
-    assert text.startswith("study mine: 3 runs, 1 up to date, 2 to make, about 4 min\n")
-    assert "2  trend b seed 0: about 3 min; train_warm_up: it is missing" in text
-
-
 def test_the_others_go_on_after_a_failure(tmp_path, monkeypatch):
     started = []
 
@@ -161,27 +91,3 @@ def test_the_others_go_on_after_a_failure(tmp_path, monkeypatch):
     failed = run_missing("mine", looks, Times(Seconds()), project, tmp_path / "mine" / "logs")
     assert failed == {looks[1].cell: "Node 'train_rl': out of memory"}
     assert [text.partition("method=")[2][0] for text in started] == ["a", "b", "c"]
-
-
-# --- What a cell is run with ---
-
-
-def test_a_cell_sees_what_its_own_session_sees_and_nothing_of_another(project_root):
-    bootstrap_project(project_root)
-    project = Project(project_root, str(project_root / "conf"), "test", (), None)
-    cells = [
-        Cell("trend", "flexrec", 0, overrides=("rl.steps=2",)),
-        Cell("explore", "rec_r1", 1, density=0.2),
-        Cell("trend", "flexrec", 0),
-    ]
-    needed = {"policy", "instance_metrics", "params:rl"}
-    read: dict = {}
-    catalogs = [runs._catalog(cell, project, read, needed) for cell in cells]
-    assert [catalog["params:rl"].load().steps for catalog in catalogs] == [2, 3, 3]
-    assert [catalog["params:seed"].load() for catalog in catalogs] == [0, 1, 0]
-    given = runs._runtime_parameters(cells[1])
-    with KedroSession.create(project_root, env="test", runtime_params=given) as session:
-        own = session.load_context().catalog
-    assert catalogs[1]["policy"]._filepath == own["policy"]._filepath
-    names = [name for name in own.keys() if name.startswith("params:")]  # noqa: SIM118
-    assert {name: catalogs[1][name].load() for name in names} == {name: own[name].load() for name in names}

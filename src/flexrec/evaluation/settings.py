@@ -1,5 +1,7 @@
 """Settings of the evaluation."""
 
+from typing import Any
+
 from pydantic import Field
 
 from flexrec.baselines.settings import FittedSettings
@@ -16,3 +18,7 @@ class EvaluationSettings(Settings):
     confidence: float = Field(0.95, gt=0, lt=1)
     resamples: int = Field(2000, ge=100, description="Bootstrap resamples of the users")
     permutations: int = Field(10000, ge=100, description="Sign flips of the paired test")
+
+    def resampling(self, seed: int) -> dict[str, Any]:
+        """How intervals and tests are made: arguments of `summarise` and its like."""
+        return {**self.model_dump(include={"confidence", "resamples", "permutations"}), "seed": seed}

@@ -19,22 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flexrec.policy.decoder import Decoder, Lower, Prompts
-from flexrec.policy.distribution import Rollouts, Writer, grouped, pad_prompts, token_values, unpadded
+from flexrec.policy.distribution import Rollouts, Writer, grouped, token_values
 from flexrec.policy.grammar import Constraints, Grammar
 from flexrec.policy.replicated import ReplicatedEngine
-
-__all__ = [
-    "ReplicatedEngine",
-    "Rollouts",
-    "Sampler",
-    "Scorer",
-    "SharedPromptEngine",
-    "make_engine",
-    "pad_prompts",
-    "sample",
-    "score",
-    "unpadded",
-]
 
 
 class Sampler(Protocol):
@@ -277,48 +264,3 @@ def make_engine(
     if kind == "replicated":
         return ReplicatedEngine(model, pad_token)
     return SharedPromptEngine(model, pad_token, checkpointing=checkpointing, remember=remember)
-
-
-def score(
-    model: Any,
-    prompts: Int[Tensor, "N P"],
-    prompt_mask: Int[Tensor, "N P"],
-    completions: Int[Tensor, "N T"],
-    constraints: Constraints,
-    grammar: Grammar,
-    *,
-    temperature: float = 1.0,
-    share_prompts: bool = True,
-) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
-    """Log-probability and entropy of every token of given answers, with gradients (`Scorer.score`).
-
-    Args:
-        model: As for `SharedPromptEngine`.
-        prompts: Prompt tokens, padded on either side. Equal rows are encoded once.
-        prompt_mask: 1 at tokens, 0 at padding.
-        completions: Answer tokens, padded on the right.
-        constraints: What the grammar allows at every position.
-        grammar: The form of the answers.
-        temperature: Of the distribution, > 0.
-        share_prompts: False encodes the prompt of every row by itself.
-    """
-    engine = make_engine("shared_prompt" if share_prompts else "replicated", model, pad_token=0)
-    rows = unpadded(prompts, prompt_mask)
-    values, entropies = engine.score(rows, completions, constraints, grammar, temperature=temperature)
-    assert entropies is not None
-    return values, entropies
-
-
-def sample(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    grammar: Grammar,
-    *,
-    rollouts: int,
-    temperature: float,
-    seed: int,
-    pad_token: int,
-) -> Rollouts:
-    """Sample answers, encoding each prompt once (`Sampler.sample`)."""
-    engine = SharedPromptEngine(model, pad_token)
-    return engine.sample(prompts, grammar, rollouts=rollouts, temperature=temperature, seed=seed)

@@ -21,7 +21,8 @@ from flexrec.ranking.instances import Instance
 from flexrec.ranking.needs import Need
 
 if TYPE_CHECKING:
-    from flexrec.policy.engine import ReplicatedEngine, Rollouts, SharedPromptEngine
+    from flexrec.policy.distribution import Rollouts
+    from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine
 
 REASONING_END = "</think>"
 ANSWER_START, ANSWER_END = "<answer>", "</answer>"

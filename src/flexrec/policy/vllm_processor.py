@@ -21,7 +21,7 @@ class GrammarProcessor(LogitsProcessor):
     """Masks every logit that the request's grammar does not allow; requests without one are left alone.
 
     vLLM applies it before the temperature, so the log-probabilities of its mode `processed_logprobs` are those of the
-    constrained, temperature-scaled distribution, which `flexrec.policy.engine.score` computes as well.
+    constrained, temperature-scaled distribution, which `flexrec.policy.engine.Scorer` computes as well.
     """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:

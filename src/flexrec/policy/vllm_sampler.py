@@ -1,4 +1,4 @@
-"""vLLM as a generation backend: the same answers, from the same distribution, as `flexrec.policy.engine.sample`.
+"""vLLM as a generation backend: the same answers, from the same distribution, as the shared-prompt engine's.
 
 The grammar of answers goes with every request, and a logits processor of ours (`flexrec.policy.vllm_processor`) applies
 it inside vLLM. Every answer that comes back is walked again here, so that a server without the processor is noticed.
@@ -27,7 +27,7 @@ from flexrec.policy.grammar import Cursor, Grammar, Kind, closed_by
 from flexrec.policy.settings import GenerationSettings
 
 if TYPE_CHECKING:
-    from flexrec.policy.engine import Rollouts
+    from flexrec.policy.distribution import Rollouts
 
 PROCESSOR = "flexrec.policy.vllm_processor:GrammarProcessor"
 EXTENSION = "flexrec.policy.vllm_processor.WeightLoading"
@@ -169,7 +169,7 @@ class VllmSampler:
         Raises:
             InputError: vLLM returned what the grammar does not allow.
         """
-        from flexrec.policy.engine import Rollouts
+        from flexrec.policy.distribution import Rollouts
 
         text = write_grammar(grammar) if grammar.constrained else None
         seeds = np.random.SeedSequence(seed).generate_state(len(prompts))

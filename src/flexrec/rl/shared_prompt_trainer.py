@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from flexrec.policy.distribution import token_values
-from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine, unpadded
+from flexrec.policy.distribution import token_values, unpadded
+from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.settings import DecodingSettings
 from flexrec.rl.callbacks import curves_of, last_complete_checkpoint

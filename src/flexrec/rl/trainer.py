@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from flexrec.policy.engine import Sampler, unpadded
+from flexrec.policy.distribution import unpadded
+from flexrec.policy.engine import Sampler
 from flexrec.policy.grammar import follow
 from flexrec.policy.ranker import Answer, Ranker
 from flexrec.ranking.metrics import ndcg

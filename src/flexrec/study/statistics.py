@@ -3,8 +3,9 @@
 Training with another seed gives another model, and other users give other instances: an interval has to cover both.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,13 @@ GROUP = ["dataset", "density", "model", Columns.NEED, "sample"]
 
 ROW = [*GROUP, "trained_on", Columns.METHOD, "kind"]
 """What makes a row of a table."""
+
+
+def where(table: pd.DataFrame, values: Mapping[Any, object]) -> pd.DataFrame:
+    """The part of a table with these values, by column."""
+    for name, value in values.items():
+        table = table[table[name] == value]
+    return table
 
 
 def interval_over_seeds(

@@ -10,7 +10,7 @@ import pytest
 
 from flexrec.errors import InputError
 from flexrec.sources.fabricator import kuairec
-from flexrec.sources.fabricator.kuairec import pair_moments, write_kuairec
+from flexrec.sources.fabricator.kuairec import write_kuairec
 from flexrec.sources.fabricator.scale import shared_out
 
 SCALE = 0.002
@@ -86,16 +86,6 @@ def test_captions_are_as_dirty_as_the_real_ones(files):
     assert all(len(row) == 10 for row in rows)
     captions = frame(files, "kuairec_caption_category.csv")["caption"]
     assert 0.05 < captions.isna().mean() < 0.25
-
-
-def test_the_moments_by_hand():
-    # spread 0: L = e^0 = 1; E F = 1 + .003 * 3 / 1.5 = 1.006; E F^2 = 1 + .003 (6 / 1.5 + 9 * 2 / (1.5 * .5)) = 1.084
-    mean, variance = pair_moments(np.array([0.0]), np.array([0.0]))
-    assert mean[0] == pytest.approx(0.995 * 1.006)
-    assert variance[0] == pytest.approx(0.995 * 1.084 - (0.995 * 1.006) ** 2)
-    # spread s multiplies the mean by e^(s^2/2)
-    wide, _ = pair_moments(np.array([0.0]), np.array([1.0]))
-    assert wide[0] == pytest.approx(mean[0] * np.exp(0.5))
 
 
 def test_what_is_drawn_follows_the_planted_truth(folder, files):

@@ -69,10 +69,7 @@ def compare_chat(
     summary = summarise(
         chat_instance_metrics,
         references={_method(chat): (*dict.fromkeys(untrained[Columns.METHOD]), *settings.baselines)},
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
+        **settings.resampling(seed),
     )
     return summary, headline_metrics(summary)
 
@@ -81,11 +78,6 @@ def tell_chat(chat_summary: pd.DataFrame, chat_costs: dict[str, float], chat: st
     """The results as text for the terminal."""
     sentences = summary_sentences(chat_summary, method=_method(chat))
     return "\n".join([terminal_table(chat_summary), *sentences, costs_sentence(chat_costs), ""])
-
-
-def print_chat(chat_results: str) -> None:
-    """Show the results at the end of a run."""
-    print(f"\n{chat_results}", flush=True)
 
 
 def _method(chat: str) -> str:

@@ -2,7 +2,8 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.chat.nodes import choose_chat, compare_chat, measure_chat, print_chat, rank_chat, tell_chat
+from flexrec.pipelines.chat.nodes import choose_chat, compare_chat, measure_chat, rank_chat, tell_chat
+from flexrec.pipelines.shared import show
 
 
 def create_pipeline() -> Pipeline:
@@ -52,7 +53,7 @@ def create_pipeline() -> Pipeline:
                 name="compare_chat",
             ),
             node(tell_chat, ["chat_summary", "chat_costs", "params:chat"], "chat_results", name="tell_chat"),
-            node(print_chat, "chat_results", None, name="print_chat"),
+            node(show, "chat_results", None, name="print_chat"),
         ],
         tags="chat",
     )

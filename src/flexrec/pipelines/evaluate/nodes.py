@@ -8,6 +8,7 @@ import pandas as pd
 from flexrec.baselines import baseline_rankings
 from flexrec.baselines.settings import FittedSettings
 from flexrec.evaluation.llm import llm_rankings
+from flexrec.evaluation.names import UNTRAINED, WARMED_UP
 from flexrec.evaluation.rankings import evaluate_rankings
 from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.evaluation.summary import headline_metrics, summarise
@@ -21,8 +22,6 @@ from flexrec.ranking.task import Needs
 from flexrec.retrieval.star import StarScoringSettings
 from flexrec.sources.sparsify import observed_training_rows
 from flexrec.tabular import Table
-
-UNTRAINED, WARMED_UP = "untrained", "warmed_up"
 
 
 def rank_baselines(
@@ -53,7 +52,7 @@ def rank_baselines(
     )
 
 
-def rank_untrained(
+def rank(
     base_model: Path,
     labelled_instances: pd.DataFrame,
     items: pd.DataFrame,
@@ -61,38 +60,12 @@ def rank_untrained(
     prompt: PromptSettings,
     decoding: DecodingSettings,
     seed: int,
+    checkpoint: Path | None = None,
+    method: str = UNTRAINED,
 ) -> pd.DataFrame:
-    """Rankings of the base model as it comes."""
-    return _rank(UNTRAINED, base_model, None, labelled_instances, items, needs, prompt, decoding, seed)
-
-
-def rank_warmed_up(
-    base_model: Path,
-    warm_up_policy: Path,
-    labelled_instances: pd.DataFrame,
-    items: pd.DataFrame,
-    needs: Needs,
-    prompt: PromptSettings,
-    decoding: DecodingSettings,
-    seed: int,
-) -> pd.DataFrame:
-    """Rankings of the model after supervised warm-up."""
-    return _rank(WARMED_UP, base_model, warm_up_policy, labelled_instances, items, needs, prompt, decoding, seed)
-
-
-def rank_trained(
-    base_model: Path,
-    policy: Path,
-    labelled_instances: pd.DataFrame,
-    items: pd.DataFrame,
-    needs: Needs,
-    prompt: PromptSettings,
-    decoding: DecodingSettings,
-    method: str,
-    seed: int,
-) -> pd.DataFrame:
-    """Rankings of the model after reinforcement learning."""
-    return _rank(method, base_model, policy, labelled_instances, items, needs, prompt, decoding, seed)
+    """Rankings of the base model as it comes, or of a checkpoint."""
+    ranker = Ranker(load_policy(base_model, checkpoint), load_tokenizer(base_model), prompt, decoding)
+    return llm_rankings(ranker, _test(labelled_instances), items, needs.root, method=method, seed=seed)
 
 
 def measure(
@@ -122,30 +95,8 @@ def compare(
         WARMED_UP: (UNTRAINED,),
         method: (UNTRAINED, WARMED_UP, *settings.baselines),
     }
-    summary = summarise(
-        instance_metrics,
-        references=references,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
-    )
+    summary = summarise(instance_metrics, references=references, **settings.resampling(seed))
     return summary, headline_metrics(summary)
-
-
-def _rank(
-    method: str,
-    base_model: Path,
-    checkpoint: Path | None,
-    labelled_instances: pd.DataFrame,
-    items: pd.DataFrame,
-    needs: Needs,
-    prompt: PromptSettings,
-    decoding: DecodingSettings,
-    seed: int,
-) -> pd.DataFrame:
-    ranker = Ranker(load_policy(base_model, checkpoint), load_tokenizer(base_model), prompt, decoding)
-    return llm_rankings(ranker, _test(labelled_instances), items, needs.root, method=method, seed=seed)
 
 
 def _test(labelled_instances: pd.DataFrame) -> pd.DataFrame:

@@ -2,14 +2,19 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.evaluate.nodes import (
-    compare,
-    measure,
-    rank_baselines,
-    rank_trained,
-    rank_untrained,
-    rank_warmed_up,
-)
+from flexrec.evaluation.names import WARMED_UP
+from flexrec.pipelines.evaluate.nodes import compare, measure, rank, rank_baselines
+from flexrec.pipelines.shared import bound
+
+_ASKED = [
+    "base_model",
+    "labelled_instances",
+    "items",
+    "params:needs_asked",
+    "params:prompt",
+    "params:decoding",
+    "params:seed",
+]
 
 
 def create_pipeline() -> Pipeline:
@@ -33,51 +38,14 @@ def create_pipeline() -> Pipeline:
                 "rankings_baselines",
                 name="rank_baselines",
             ),
+            node(rank, _ASKED, "rankings_untrained", name="rank_untrained"),
             node(
-                rank_untrained,
-                [
-                    "base_model",
-                    "labelled_instances",
-                    "items",
-                    "params:needs_asked",
-                    "params:prompt",
-                    "params:decoding",
-                    "params:seed",
-                ],
-                "rankings_untrained",
-                name="rank_untrained",
-            ),
-            node(
-                rank_warmed_up,
-                [
-                    "base_model",
-                    "warm_up_policy",
-                    "labelled_instances",
-                    "items",
-                    "params:needs_asked",
-                    "params:prompt",
-                    "params:decoding",
-                    "params:seed",
-                ],
+                bound(rank, method=WARMED_UP),
+                [*_ASKED, "warm_up_policy"],
                 "rankings_warmed_up",
                 name="rank_warmed_up",
             ),
-            node(
-                rank_trained,
-                [
-                    "base_model",
-                    "policy",
-                    "labelled_instances",
-                    "items",
-                    "params:needs_asked",
-                    "params:prompt",
-                    "params:decoding",
-                    "params:method",
-                    "params:seed",
-                ],
-                "rankings_trained",
-                name="rank_trained",
-            ),
+            node(rank, [*_ASKED, "policy", "params:method"], "rankings_trained", name="rank_trained"),
             node(
                 measure,
                 [

@@ -6,32 +6,21 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from flexrec.evaluation.names import UNTRAINED
 from flexrec.forgetting.probe import ask, read
 from flexrec.forgetting.report import compare_models, forgetting_figure, forgetting_text
 from flexrec.forgetting.settings import ForgettingSettings
 from flexrec.policy.models import load_base, load_policy, load_tokenizer
 
-UNTRAINED, WARMED_UP = "untrained", "warmed_up"
 
-
-def examine_untrained(base_model: Path, settings: ForgettingSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What the base model answers and how it reads."""
-    model, tokenizer = load_base(base_model), load_tokenizer(base_model)
-    return ask(model, tokenizer, settings, name=UNTRAINED), read(model, tokenizer, settings, name=UNTRAINED)
-
-
-def examine_warmed_up(
-    base_model: Path, warm_up_policy: Path, settings: ForgettingSettings
+def examine(
+    base_model: Path, settings: ForgettingSettings, checkpoint: Path | None = None, method: str = UNTRAINED
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same after supervised warm-up."""
-    return _examine(WARMED_UP, base_model, warm_up_policy, settings)
-
-
-def examine_trained(
-    base_model: Path, policy: Path, settings: ForgettingSettings, method: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The same after training."""
-    return _examine(method, base_model, policy, settings)
+    """What the base model as it comes, or a checkpoint, answers and how it reads."""
+    model, tokenizer = load_policy(base_model, checkpoint), load_tokenizer(base_model)
+    answers = ask(model, tokenizer, settings, name=method)
+    base = load_base(base_model) if checkpoint is not None else None
+    return answers, read(model, tokenizer, settings, name=method, base=base)
 
 
 def compare_forgetting(
@@ -53,16 +42,3 @@ def compare_forgetting(
 def tell_forgetting(forgetting: dict[str, Any]) -> tuple[go.Figure, str]:
     """The figure, and the results as text for the terminal."""
     return forgetting_figure(forgetting), forgetting_text(forgetting)
-
-
-def print_forgetting(forgetting_results: str) -> None:
-    """Show the results at the end of a run."""
-    print(f"\n{forgetting_results}", flush=True)
-
-
-def _examine(
-    name: str, base_model: Path, checkpoint: Path, settings: ForgettingSettings
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    model, tokenizer = load_policy(base_model, checkpoint), load_tokenizer(base_model)
-    answers = ask(model, tokenizer, settings, name=name)
-    return answers, read(model, tokenizer, settings, name=name, base=load_base(base_model))

@@ -2,14 +2,9 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.forgetting.nodes import (
-    compare_forgetting,
-    examine_trained,
-    examine_untrained,
-    examine_warmed_up,
-    print_forgetting,
-    tell_forgetting,
-)
+from flexrec.evaluation.names import WARMED_UP
+from flexrec.pipelines.forgetting.nodes import compare_forgetting, examine, tell_forgetting
+from flexrec.pipelines.shared import bound, show
 
 
 def create_pipeline() -> Pipeline:
@@ -17,20 +12,20 @@ def create_pipeline() -> Pipeline:
     return pipeline(
         [
             node(
-                examine_untrained,
+                examine,
                 ["base_model", "params:forgetting"],
                 ["forgetting_answers_untrained", "forgetting_windows_untrained"],
                 name="examine_untrained",
             ),
             node(
-                examine_warmed_up,
-                ["base_model", "warm_up_policy", "params:forgetting"],
+                bound(examine, method=WARMED_UP),
+                ["base_model", "params:forgetting", "warm_up_policy"],
                 ["forgetting_answers_warmed_up", "forgetting_windows_warmed_up"],
                 name="examine_warmed_up",
             ),
             node(
-                examine_trained,
-                ["base_model", "policy", "params:forgetting", "params:method"],
+                examine,
+                ["base_model", "params:forgetting", "policy", "params:method"],
                 ["forgetting_answers_trained", "forgetting_windows_trained"],
                 name="examine_trained",
             ),
@@ -50,7 +45,7 @@ def create_pipeline() -> Pipeline:
                 name="compare_forgetting",
             ),
             node(tell_forgetting, "forgetting", ["forgetting_figure", "forgetting_results"], name="tell_forgetting"),
-            node(print_forgetting, "forgetting_results", None, name="print_forgetting"),
+            node(show, "forgetting_results", None, name="print_forgetting"),
         ],
         tags="forgetting",
     )

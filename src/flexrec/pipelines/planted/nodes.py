@@ -29,37 +29,16 @@ from flexrec.reporting.provenance import provenance
 from flexrec.reporting.tables import facts_markdown
 
 
-def compare_rewards(
+def compare_variants(
     world: WorldSettings,
     feedback: FeedbackSettings,
     learner: LearnerSettings,
     settings: ComparisonSettings,
     work_folder: Path,
+    experiment: str,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every reward and normalisation, at its best learning rate and at a common one."""
-    return compare("rewards", world, feedback, learner, settings, work_folder)
-
-
-def compare_tail(
-    world: WorldSettings,
-    feedback: FeedbackSettings,
-    learner: LearnerSettings,
-    settings: ComparisonSettings,
-    work_folder: Path,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The normalisations on long lists."""
-    return compare("tail", world, feedback, learner, settings, work_folder)
-
-
-def compare_reasoning(
-    world: WorldSettings,
-    feedback: FeedbackSettings,
-    learner: LearnerSettings,
-    settings: ComparisonSettings,
-    work_folder: Path,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Item rewards with and without the list's advantage, where a token names no item."""
-    return compare("reasoning", world, feedback, learner, settings, work_folder)
+    """Every variant of an experiment, at its best learning rate and at a common one."""
+    return compare(experiment, world, feedback, learner, settings, work_folder)
 
 
 def weigh_by_uncertainty(
@@ -127,8 +106,3 @@ def write_study(results: pd.DataFrame, rates: pd.DataFrame, settings: PlantedSet
     """The study as a page, with what it came from, and its answers as text for the terminal."""
     page = "\n\n".join([planted_page(results, rates, settings).rstrip(), facts_markdown(provenance())])
     return page, planted_text(results, rates, settings.statistics)
-
-
-def print_study(planted_text: str) -> None:
-    """Show the answers at the end of a run."""
-    print(f"\n{planted_text}", flush=True)

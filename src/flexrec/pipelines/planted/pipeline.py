@@ -3,34 +3,34 @@
 from kedro.pipeline import Pipeline, node, pipeline
 
 from flexrec.pipelines.planted.nodes import (
-    compare_reasoning,
-    compare_rewards,
-    compare_tail,
+    compare_variants,
     draw_study,
     measure_directions,
-    print_study,
     summarise_study,
     transfer_between_needs,
     weigh_by_uncertainty,
     write_study,
 )
+from flexrec.pipelines.shared import bound, show
 
 _WORLD = ["params:planted.world", "params:planted.feedback", "params:planted.learner"]
+# every reward and normalisation; the normalisations on long lists; where a token names no item, item rewards with and
+# without the list's advantage
+_COMPARISONS = ["rewards", "tail", "reasoning"]
 
 
 def create_pipeline() -> Pipeline:
     """Parameters -> planted_curves, planted_results, figures, planted_page."""
-    comparisons = {"rewards": compare_rewards, "tail": compare_tail, "reasoning": compare_reasoning}
     return pipeline(
         [
             *(
                 node(
-                    function,
+                    bound(compare_variants, experiment=name),
                     [*_WORLD, f"params:planted.{name}", f"planted_{name}_work"],
                     [f"planted_{name}_curves", f"planted_{name}_rates"],
-                    name=function.__name__,
+                    name=f"compare_{name}",
                 )
-                for name, function in comparisons.items()
+                for name in _COMPARISONS
             ),
             node(
                 weigh_by_uncertainty,
@@ -91,7 +91,7 @@ def create_pipeline() -> Pipeline:
                 ["planted_page", "planted_text"],
                 name="write_study",
             ),
-            node(print_study, "planted_text", None, name="print_study"),
+            node(show, "planted_text", None, name="print_study"),
         ],
         tags="planted",
     )

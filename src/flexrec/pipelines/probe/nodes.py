@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from flexrec.evaluation.asking import ARRANGEMENT, SHOWN, TEXT, ask, choose_instances, random_rankings
 from flexrec.evaluation.gallery import gallery
 from flexrec.evaluation.input_order import input_order_metrics, input_order_summary
+from flexrec.evaluation.names import UNTRAINED, WARMED_UP
 from flexrec.evaluation.rankings import evaluate_rankings, true_gains
 from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.evaluation.summary import summarise
@@ -22,8 +23,6 @@ from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
 from flexrec.reporting.figures.probe import input_order_figure, switching_figure, transfer_figure
 from flexrec.reporting.probe import Probe, probe_markdown, probe_metrics, probe_page, probe_text
-
-UNTRAINED, WARMED_UP = "untrained", "warmed_up"
 
 
 def choose_probe(
@@ -41,7 +40,7 @@ def label_probe(
     return true_gains(probe_instances, probe_labels, _every(asked, trained_for).root, gain)
 
 
-def ask_untrained(
+def ask_policy(
     base_model: Path,
     probe_instances: pd.DataFrame,
     items: pd.DataFrame,
@@ -52,47 +51,21 @@ def ask_untrained(
     decoding: DecodingSettings,
     random_orders: int,
     seed: int,
+    checkpoint: Path | None = None,
+    method: str = UNTRAINED,
 ) -> pd.DataFrame:
-    """Answers of the base model as it comes."""
-    ranker = _ranker(base_model, None, prompt, decoding)
-    return _ask(ranker, probe_instances, items, gains, asked, trained_for, random_orders, UNTRAINED, seed)
-
-
-def ask_warmed_up(
-    base_model: Path,
-    warm_up_policy: Path,
-    probe_instances: pd.DataFrame,
-    items: pd.DataFrame,
-    gains: pd.DataFrame,
-    asked: Needs,
-    trained_for: Needs,
-    prompt: PromptSettings,
-    decoding: DecodingSettings,
-    random_orders: int,
-    seed: int,
-) -> pd.DataFrame:
-    """Answers of the model after supervised warm-up."""
-    ranker = _ranker(base_model, warm_up_policy, prompt, decoding)
-    return _ask(ranker, probe_instances, items, gains, asked, trained_for, random_orders, WARMED_UP, seed)
-
-
-def ask_trained(
-    base_model: Path,
-    policy: Path,
-    probe_instances: pd.DataFrame,
-    items: pd.DataFrame,
-    gains: pd.DataFrame,
-    asked: Needs,
-    trained_for: Needs,
-    prompt: PromptSettings,
-    decoding: DecodingSettings,
-    random_orders: int,
-    method: str,
-    seed: int,
-) -> pd.DataFrame:
-    """Answers of the trained model."""
-    ranker = _ranker(base_model, policy, prompt, decoding)
-    return _ask(ranker, probe_instances, items, gains, asked, trained_for, random_orders, method, seed)
+    """Answers of the base model as it comes, or of a checkpoint."""
+    return ask(
+        Ranker(load_policy(base_model, checkpoint), load_tokenizer(base_model), prompt, decoding),
+        probe_instances,
+        items,
+        gains,
+        _every(asked, trained_for).root,
+        rearranged_needs=list(trained_for.root),
+        random_orders=random_orders,
+        method=method,
+        seed=seed,
+    )
 
 
 def measure_transfer(
@@ -118,12 +91,7 @@ def measure_transfer(
         rankings, probe_instances, probe_labels, needs, kind=gain, threshold=relevant_engagement
     )
     summary = summarise(
-        metrics,
-        references={WARMED_UP: (UNTRAINED,), method: (UNTRAINED, WARMED_UP)},
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
+        metrics, references={WARMED_UP: (UNTRAINED,), method: (UNTRAINED, WARMED_UP)}, **settings.resampling(seed)
     )
     return rankings, metrics, summary
 
@@ -140,13 +108,7 @@ def measure_switching(
     """Every model's rankings for two needs against the ideal lists, per instance and on average."""
     answers = pd.concat([untrained, warmed_up, trained], ignore_index=True)
     compared = switching(answers[answers[ARRANGEMENT] == SHOWN], gains, probe_instances)
-    summary = switching_summary(
-        compared,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
-    )
+    summary = switching_summary(compared, **settings.resampling(seed))
     return compared, summary
 
 
@@ -171,13 +133,7 @@ def measure_input_order(
         kind=gain,
         threshold=relevant_engagement,
     )
-    summary = input_order_summary(
-        metrics,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
-    )
+    summary = input_order_summary(metrics, **settings.resampling(seed))
     return metrics, summary
 
 
@@ -250,39 +206,6 @@ def write_probe(
     return numbers, probe_markdown(probe), probe_text(probe), probe_page(probe)
 
 
-def print_probe(probe_text: str) -> None:
-    """Show the results at the end of a run."""
-    print(f"\n{probe_text}", flush=True)
-
-
 def _every(asked: Needs, trained_for: Needs) -> Needs:
     """The needs asked for, and those trained for where they are not among them."""
     return Needs(asked.root | {name: need for name, need in trained_for.root.items() if name not in asked.root})
-
-
-def _ranker(base_model: Path, checkpoint: Path | None, prompt: PromptSettings, decoding: DecodingSettings) -> Ranker:
-    return Ranker(load_policy(base_model, checkpoint), load_tokenizer(base_model), prompt, decoding)
-
-
-def _ask(
-    ranker: Ranker,
-    probe_instances: pd.DataFrame,
-    items: pd.DataFrame,
-    gains: pd.DataFrame,
-    asked: Needs,
-    trained_for: Needs,
-    random_orders: int,
-    method: str,
-    seed: int,
-) -> pd.DataFrame:
-    return ask(
-        ranker,
-        probe_instances,
-        items,
-        gains,
-        _every(asked, trained_for).root,
-        rearranged_needs=list(trained_for.root),
-        random_orders=random_orders,
-        method=method,
-        seed=seed,
-    )

@@ -2,24 +2,33 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
+from flexrec.evaluation.names import WARMED_UP
 from flexrec.pipelines.probe.nodes import (
-    ask_trained,
-    ask_untrained,
-    ask_warmed_up,
+    ask_policy,
     choose_probe,
     draw_probe,
     label_probe,
     measure_input_order,
     measure_switching,
     measure_transfer,
-    print_probe,
     show_answers,
     write_probe,
 )
+from flexrec.pipelines.shared import bound, show
 
 _ANSWERS = ["probe_answers_untrained", "probe_answers_warmed_up", "probe_answers_trained"]
 _ASKED = ["params:probe_needs", "params:needs_asked"]
-_QUESTIONS = ["probe_instances", "items", "probe_gains", *_ASKED, "params:prompt", "params:decoding"]
+_QUESTIONS = [
+    "base_model",
+    "probe_instances",
+    "items",
+    "probe_gains",
+    *_ASKED,
+    "params:prompt",
+    "params:decoding",
+    "params:probe.random_orders",
+    "params:seed",
+]
 _FIGURES = ["probe_transfer_figure", "probe_switching_figure", "probe_input_order_figure"]
 _SUMMARIES = ["probe_transfer_summary", "probe_switching_summary", "probe_input_order_summary"]
 
@@ -40,24 +49,14 @@ def create_pipeline() -> Pipeline:
                 "probe_gains",
                 name="label_probe",
             ),
+            node(ask_policy, _QUESTIONS, "probe_answers_untrained", name="ask_untrained"),
             node(
-                ask_untrained,
-                ["base_model", *_QUESTIONS, "params:probe.random_orders", "params:seed"],
-                "probe_answers_untrained",
-                name="ask_untrained",
-            ),
-            node(
-                ask_warmed_up,
-                ["base_model", "warm_up_policy", *_QUESTIONS, "params:probe.random_orders", "params:seed"],
+                bound(ask_policy, method=WARMED_UP),
+                [*_QUESTIONS, "warm_up_policy"],
                 "probe_answers_warmed_up",
                 name="ask_warmed_up",
             ),
-            node(
-                ask_trained,
-                ["base_model", "policy", *_QUESTIONS, "params:probe.random_orders", "params:method", "params:seed"],
-                "probe_answers_trained",
-                name="ask_trained",
-            ),
+            node(ask_policy, [*_QUESTIONS, "policy", "params:method"], "probe_answers_trained", name="ask_trained"),
             node(
                 measure_transfer,
                 [
@@ -126,7 +125,7 @@ def create_pipeline() -> Pipeline:
                 ["probe_metrics", "probe_markdown", "probe_text", "probe_page"],
                 name="write_probe",
             ),
-            node(print_probe, "probe_text", None, name="print_probe"),
+            node(show, "probe_text", None, name="print_probe"),
         ],
         tags="probe",
     )

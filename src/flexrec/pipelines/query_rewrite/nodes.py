@@ -115,7 +115,7 @@ def rewrite_without_model(
     )
 
 
-def rewrite_untrained(
+def rewrite(
     base_model: Path,
     requests: pd.DataFrame,
     shown: dict[str, Any],
@@ -123,23 +123,16 @@ def rewrite_untrained(
     decoding: DecodingSettings,
     items_name: str,
     seed: int,
+    checkpoint: Path | None = None,
+    method: str = UNTRAINED,
 ) -> pd.DataFrame:
-    """Rewrites of the test requests by the base model as it comes."""
-    return _rewrite(UNTRAINED, base_model, None, requests, shown, prompt, decoding, items_name, seed)
-
-
-def rewrite_trained(
-    base_model: Path,
-    rewriter: Path,
-    requests: pd.DataFrame,
-    shown: dict[str, Any],
-    prompt: RewritePromptSettings,
-    decoding: DecodingSettings,
-    items_name: str,
-    seed: int,
-) -> pd.DataFrame:
-    """Rewrites of the test requests by the trained model."""
-    return _rewrite(TRAINED, base_model, rewriter, requests, shown, prompt, decoding, items_name, seed)
+    """Rewrites of the test requests by the base model as it comes, or by a checkpoint."""
+    asked = read_requests(requests, TEST)
+    rewriter = load_rewriter(
+        base_model, checkpoint, _shown(shown), prompt, items_name=items_name, decoding=decoding, seed=seed
+    )
+    rewrites = rewriter.rewrite([request.text for request in asked], description=f"{method} rewrites")
+    return rewrites_table(method, asked, rewrites)
 
 
 def measure_rewrites(
@@ -163,12 +156,7 @@ def compare_rewrites(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Means with intervals, and paired tests of the trained rewriter against every other row."""
     summary = summarise_rewrites(
-        scores,
-        references={TRAINED: (ORIGINAL, FEEDBACK, UNTRAINED)},
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        permutations=settings.permutations,
-        seed=seed,
+        scores, references={TRAINED: (ORIGINAL, FEEDBACK, UNTRAINED)}, **settings.resampling(seed)
     )
     return summary, headline(summary)
 
@@ -199,11 +187,6 @@ def report_rewrites(
     )
 
 
-def print_rewrites(text: str) -> None:
-    """Show the results at the end of a run."""
-    print(f"\n{text}", flush=True)
-
-
 def _shown(values: dict[str, Any]) -> Shown:
     return Shown(tuple(values["documents"]), tuple((search, text) for search, text in values["rewrites"]))
 
@@ -214,22 +197,3 @@ def _retriever(
     # Kedro gives the parts of parameters that it has read for another node, or this one's own
     chosen = RetrieverEntry.model_validate(retriever).root
     return make_retriever(chosen, items, item_embeddings, Embedder.model_validate(embedder).root)
-
-
-def _rewrite(
-    method: str,
-    base_model: Path,
-    checkpoint: Path | None,
-    requests: pd.DataFrame,
-    shown: dict[str, Any],
-    prompt: RewritePromptSettings,
-    decoding: DecodingSettings,
-    items_name: str,
-    seed: int,
-) -> pd.DataFrame:
-    asked = read_requests(requests, TEST)
-    rewriter = load_rewriter(
-        base_model, checkpoint, _shown(shown), prompt, items_name=items_name, decoding=decoding, seed=seed
-    )
-    rewrites = rewriter.rewrite([request.text for request in asked], description=f"{method} rewrites")
-    return rewrites_table(method, asked, rewrites)

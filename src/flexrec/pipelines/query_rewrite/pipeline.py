@@ -7,16 +7,24 @@ from flexrec.pipelines.query_rewrite.nodes import (
     compare_rewrites,
     make_requests,
     measure_rewrites,
-    print_rewrites,
     report_rewrites,
-    rewrite_trained,
-    rewrite_untrained,
+    rewrite,
     rewrite_without_model,
     train_to_rewrite,
 )
+from flexrec.pipelines.shared import bound, show
+from flexrec.rewriting.report import TRAINED
 
 RETRIEVER = ["items", "item_embeddings", "params:query_rewrite.retriever", "params:retrieve.embedder"]
-ASKED = ["params:query_rewrite.prompt", "params:decoding", "params:prompt.items", "params:seed"]
+ASKED = [
+    "base_model",
+    "rewrite_requests",
+    "rewrite_examples",
+    "params:query_rewrite.prompt",
+    "params:decoding",
+    "params:prompt.items",
+    "params:seed",
+]
 
 
 def create_pipeline() -> Pipeline:
@@ -74,15 +82,10 @@ def create_pipeline() -> Pipeline:
                 "rewrites_baselines",
                 name="rewrite_without_model",
             ),
+            node(rewrite, ASKED, "rewrites_untrained", name="rewrite_untrained"),
             node(
-                rewrite_untrained,
-                ["base_model", "rewrite_requests", "rewrite_examples", *ASKED],
-                "rewrites_untrained",
-                name="rewrite_untrained",
-            ),
-            node(
-                rewrite_trained,
-                ["base_model", "rewriter", "rewrite_requests", "rewrite_examples", *ASKED],
+                bound(rewrite, method=TRAINED),
+                [*ASKED, "rewriter"],
                 "rewrites_trained",
                 name="rewrite_trained",
             ),
@@ -115,7 +118,7 @@ def create_pipeline() -> Pipeline:
                 ["rewrite_figure", "rewrite_training_figure", "rewrite_markdown", "rewrite_text"],
                 name="report_rewrites",
             ),
-            node(print_rewrites, "rewrite_text", None, name="print_rewrites"),
+            node(show, "rewrite_text", None, name="print_rewrites"),
         ],
         tags="query_rewrite",
     )

@@ -93,8 +93,3 @@ def write_report(
     markdown = "\n\n".join([*sentences, results_markdown(summary), facts_markdown(facts)]) + "\n"
     text = "\n".join([terminal_table(summary), *sentences, ""])
     return markdown, text, page
-
-
-def print_results(results_text: str) -> None:
-    """Show the results at the end of a run."""
-    print(f"\n{results_text}", flush=True)

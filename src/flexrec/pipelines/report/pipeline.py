@@ -2,7 +2,8 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.report.nodes import draw_results, draw_training, print_results, write_report
+from flexrec.pipelines.report.nodes import draw_results, draw_training, write_report
+from flexrec.pipelines.shared import show
 
 
 def create_pipeline() -> Pipeline:
@@ -46,7 +47,7 @@ def create_pipeline() -> Pipeline:
                 ["results_markdown", "results_text", "report"],
                 name="write_report",
             ),
-            node(print_results, "results_text", None, name="print_results"),
+            node(show, "results_text", None, name="print_results"),
         ],
         tags="report",
     )

@@ -11,7 +11,10 @@ import plotly.graph_objects as go
 
 from flexrec.errors import InputError
 from flexrec.evaluation.settings import EvaluationSettings
-from flexrec.pipelines.study.runs import Look, Project, Times, look, plan_text, results, run_missing
+from flexrec.pipelines.study.look import Look, look, results
+from flexrec.pipelines.study.project import Project
+from flexrec.pipelines.study.runs import run_missing
+from flexrec.pipelines.study.times import Times, plan_text
 from flexrec.reporting.figures import (
     advantage_spread_figure,
     critic_calibration_figure,
@@ -23,17 +26,10 @@ from flexrec.reporting.provenance import provenance
 from flexrec.reporting.study_page import render_study
 from flexrec.study.collection import TRAINED, collect
 from flexrec.study.plan import Cell, cells_of
+from flexrec.study.printing import failures, study_facts, study_markdown, study_text, write_tables
 from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.study.statistics import Resampling, comparisons, row_means
-from flexrec.study.tables import (
-    StudyTable,
-    failures,
-    study_facts,
-    study_markdown,
-    study_tables,
-    study_text,
-    write_tables,
-)
+from flexrec.study.tables import study_tables
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +161,7 @@ def write_page(
     evaluate: EvaluationSettings,
 ) -> str:
     """Everything as one HTML page."""
-    tables: list[StudyTable] = study_tables(
-        cells, instances, means, compared, settings, options, _resampling(options, evaluate)
-    )
+    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
     figures = {
         "Every row with its interval": results_figure,
         "Learning by steps": steps_figure,
@@ -194,4 +188,4 @@ def finish(text: str, cells: pd.DataFrame, tables: Path, page: str) -> None:
 
 
 def _resampling(options: StudyOptions, evaluate: EvaluationSettings) -> Resampling:
-    return Resampling(evaluate.confidence, evaluate.resamples, evaluate.permutations, options.seed)
+    return Resampling(**evaluate.resampling(options.seed))

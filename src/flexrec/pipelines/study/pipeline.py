@@ -4,6 +4,14 @@ from kedro.pipeline import Pipeline, node, pipeline
 
 from flexrec.pipelines.study.nodes import compare_rows, draw_study, finish, run_cells, tabulate, write_page
 
+GRID = [
+    "params:study",
+    "params:study_settings",
+    "params:study_options",
+    "params:datasets",
+    "params:methods",
+    "params:models",
+]
 FIGURES = [
     "study_results_figure",
     "study_steps_figure",
@@ -20,14 +28,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 run_cells,
-                [
-                    "params:study",
-                    "params:study_settings",
-                    "params:study_options",
-                    "params:datasets",
-                    "params:methods",
-                    "params:models",
-                ],
+                GRID,
                 # the last one is not kept, so that the node always runs: what is missing is found by looking
                 [
                     "study_cells",

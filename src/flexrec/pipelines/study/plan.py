@@ -3,25 +3,9 @@
 from kedro.pipeline import Pipeline, node, pipeline
 
 from flexrec.pipelines.study.nodes import print_plan
+from flexrec.pipelines.study.pipeline import GRID
 
 
 def create_pipeline() -> Pipeline:
     """Nothing is made."""
-    return pipeline(
-        [
-            node(
-                print_plan,
-                [
-                    "params:study",
-                    "params:study_settings",
-                    "params:study_options",
-                    "params:datasets",
-                    "params:methods",
-                    "params:models",
-                ],
-                None,
-                name="print_plan",
-            )
-        ],
-        tags="study_plan",
-    )
+    return pipeline([node(print_plan, GRID, None, name="print_plan")], tags="study_plan")

@@ -101,12 +101,8 @@ def _row_names(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
 
 def _panel_name(key: Sequence[object], panels: Sequence[tuple[Sequence[object], object]]) -> str:
     """The need, with what else tells the panels apart."""
-    dataset, density, model, need, sample = key
-    parts = [str(need)]
-    for place, text in ((0, dataset), (1, f"density {density:g}"), (2, model)):
-        if len({other[place] for other, _ in panels}) > 1:
-            parts.append(str(text))
-    return ", ".join([*parts, *(["probe"] if sample == "probe" else [])])
+    *task, sample = key
+    return _task_name(task, panels) + (", probe" if sample == "probe" else "")
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------

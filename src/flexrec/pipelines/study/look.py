@@ -1,0 +1,197 @@
+"""The cells of a study as they are: what of each is up to date, and what it holds."""
+
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import click
+from kedro.config import OmegaConfigLoader
+from kedro.framework.hooks.manager import _NullPluginManager
+from kedro.framework.project import pipelines, settings
+from kedro.io import CatalogProtocol
+from omegaconf import DictConfig, OmegaConf
+
+from flexrec.errors import InputError
+from flexrec.pipelines.study.project import PIPELINE, Project
+from flexrec.pipelines.study.uptodate import Inspector, NodeState, refuse_conflicts
+from flexrec.runner import path_of, unwrapped
+from flexrec.session import FlexrecSession
+from flexrec.study.collection import CellResult
+from flexrec.study.plan import Cell
+
+ALSO = {"probe": ("probe_instance_metrics", "probe"), "chat": ("chat_instance_metrics", "test")}
+"""What other pipelines keep their metrics in, and on which sample of instances those are."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A cell as its run would find it."""
+
+    cell: Cell
+    catalog: CatalogProtocol
+    states: tuple[NodeState, ...]
+
+    @property
+    def stale(self) -> tuple[NodeState, ...]:
+        """The nodes that would run."""
+        return tuple(state for state in self.states if state.reason is not None)
+
+    @property
+    def reason(self) -> str:
+        """Why the first of them would, in words; empty where none would."""
+        return f"{self.stale[0].node}: {self.stale[0].reason}" if self.stale else ""
+
+    def parameter(self, name: str) -> Any:
+        """What the cell is run with."""
+        return self.catalog[f"params:{name}"].load()
+
+
+def look(cells: Sequence[Cell], project: Project) -> list[Look]:
+    """See what of every cell is up to date.
+
+    Raises:
+        InputError: A cell has parameters that the project refuses, or two would overwrite each other's results; nothing
+            has run then.
+    """
+    inspector = Inspector()
+    read: _Read = {}
+    used = {PIPELINE, *(other for cell in cells for other in cell.also)}
+    needed = {name for one in used for name in pipelines[one].datasets()}
+    checked: set[Cell] = set()
+    found = []
+    for cell in cells:
+        # neither its seed nor its method has an effect on whether the parameters can be used
+        kind = replace(cell, seed=0, method="", also=())
+        if kind not in checked:
+            _check(cell, project)
+            checked.add(kind)
+        catalog = _catalog(cell, project, read, needed)
+        whole = sum((pipelines[name] for name in cell.also), pipelines[PIPELINE])
+        found.append(Look(cell, catalog, tuple(inspector.states(whole, catalog))))
+    refuse_conflicts({one.cell.words: list(one.states) for one in found})
+    return found
+
+
+def _check(cell: Cell, project: Project) -> None:
+    """Refuse what the cell's own session would refuse."""
+    session = FlexrecSession.create(
+        project.folder,
+        save_on_close=False,
+        env=cell.environment or project.environment,
+        runtime_params=_runtime_parameters(cell),
+        conf_source=project.conf_source,
+    )
+    assert isinstance(session, FlexrecSession)
+    try:
+        session.check_parameters()
+    except InputError as error:
+        raise InputError(f"{cell.words}: {error}") from error
+
+
+_Read = dict[tuple[str | None, str], Any]
+"""Files of the configuration, by environment and kind."""
+
+
+class _Loader(OmegaConfigLoader):
+    """Kedro's, made for many cells: it reads every file once, and resolves of the catalog only what they need.
+
+    What it overrides are steps of Kedro's own; where Kedro no longer takes them, it is slower and nothing else.
+    """
+
+    def __init__(self, *args: Any, read: _Read, needed: Collection[str], **kwargs: Any) -> None:
+        self._read, self._needed = read, needed
+        super().__init__(*args, **kwargs)
+
+    def _read_raw_config(self, key: str) -> Any:
+        if (self.env, key) not in self._read:
+            *configs, base_path, env_path, files = super()._read_raw_config(key)
+            if key == "catalog":
+                configs = [{path: self._reduced(config) for path, config in part.items()} for part in configs]
+            self._read[self.env, key] = (*configs, base_path, env_path, files)
+        # what is made of it is written into it
+        return copy.deepcopy(self._read[self.env, key])
+
+    def _resolve_catalog_config(self, aggregate_config: Iterable[DictConfig]) -> Any:
+        merged: Any = OmegaConf.unsafe_merge(*aggregate_config)
+        # the parts of paths, which hold each other, once instead of in every path
+        for name in merged:
+            if str(name).startswith("_"):
+                merged[name] = merged[name]
+        return super()._resolve_catalog_config([merged])
+
+    def _reduced(self, config: Any) -> Any:
+        kept = [str(name) for name in config if str(name).startswith("_") or name in self._needed]
+        return OmegaConf.masked_copy(config, kept)
+
+
+def _catalog(cell: Cell, project: Project, read: _Read, needed: Collection[str]) -> CatalogProtocol:
+    """The catalog as the cell's own session would make it, without the hooks of this one."""
+    environment, parameters = cell.environment or project.environment, _runtime_parameters(cell)
+    loader = _Loader(
+        project.conf_source,
+        env=environment,
+        runtime_params=parameters,
+        read=read,
+        needed=needed,
+        **settings.CONFIG_LOADER_ARGS,
+    )
+    context = settings.CONTEXT_CLASS(
+        project_path=project.folder,
+        config_loader=loader,
+        env=environment,
+        package_name=project.folder.name,
+        hook_manager=_NullPluginManager(),
+        runtime_params=parameters,
+    )
+    return cast(CatalogProtocol, context.catalog)
+
+
+def _runtime_parameters(cell: Cell) -> dict[str, Any]:
+    """What the command line of the cell's run makes of its arguments."""
+    # the command line is not needed for anything else
+    from flexrec.cli import split_params
+
+    context, option = click.Context(click.Command("run")), click.Option(["--params"])
+    given: dict[str, Any] = split_params(context, option, ",".join(cell.arguments))
+    return given
+
+
+# --- What they hold ---------------------------------------------------------------------------------------------------
+
+
+def results(looks: Sequence[Look], failed: Mapping[Cell, str]) -> list[CellResult]:
+    """What the cells hold that are up to date; the others with the reason why they are not."""
+    return [_result(one, failed.get(one.cell)) for one in looks]
+
+
+def _result(one: Look, failed: str | None) -> CellResult:
+    known: dict[str, Any] = {
+        "cell": one.cell,
+        "dataset": str(one.parameter("dataset")),
+        "density": float(one.parameter("density")),
+        "model": str(one.parameter("model")),
+        "gains": str(one.parameter("methods")[one.cell.method].get("gains", "critic")),
+    }
+    if one.stale:
+        state, reason = ("failed", failed) if failed else ("not run", one.reason)
+        return CellResult(**known, state=state, reason=reason or "")
+    states = {state.node: state for state in one.states}
+    critic = [_table(one, name) for name in ("critic_test_predictions", "critic_reliability")]
+    metrics = [("test", one.catalog["instance_metrics"].load())]
+    metrics += [(sample, one.catalog[name].load()) for name, sample in (ALSO[other] for other in one.cell.also)]
+    return CellResult(
+        **known,
+        baselines=tuple(one.parameter("evaluate.baselines")),
+        made=(states["measure"].made or "")[:10],
+        seconds={name: state.seconds for name, state in states.items() if state.seconds is not None},
+        metrics=tuple(metrics),
+        curves=_table(one, "rl_curves"),
+        critic=(critic[0], critic[1]) if critic[0] is not None and critic[1] is not None else None,
+    )
+
+
+def _table(one: Look, name: str) -> Any:
+    """A table of the cell; None where there is none."""
+    there = name in one.catalog and path_of(unwrapped(one.catalog[name])) is not None
+    return one.catalog[name].load() if there else None

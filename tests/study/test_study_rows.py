@@ -1,0 +1,69 @@
+import pandas as pd
+import pytest
+
+from flexrec.ranking.statistics import holm
+from flexrec.study.collection import collect
+from flexrec.study.rows import readable_count
+from made_study import metrics_of, result, tables_of
+
+
+def test_rows_stand_in_order_with_those_of_the_paper_last(tables):
+    labels = [row[0].text for row in tables["1"].rows]
+    assert labels[:6] == ["random", "item mean", "untrained", "warmed-up", "FlexRec", "Rec-R1 + critic"]
+    assert labels[6] == "the paper: BERT4Rec"
+    assert labels[-1] == "the paper: FlexRec (Qwen2.5-3B)"
+    paper = dict(zip(tables["1"].headings, (cell.text for cell in tables["1"].rows[-1]), strict=True))
+    # method, section 9: FlexRec on ML-1M
+    assert (paper["NDCG@5"], paper["Precision@5"], paper["Recall@5"], paper["p vs FlexRec"]) == (
+        "0.615",
+        "0.235",
+        "",
+        "",
+    )
+
+
+def test_a_row_holds_its_interval_its_tests_and_its_costs(tables):
+    table = tables["1"]
+    rows = {row[0].text: dict(zip(table.headings, (cell.text for cell in row), strict=True)) for row in table.rows}
+    own = rows["Rec-R1 + critic"]
+    assert own["difference to FlexRec"].startswith("-0.2")
+    assert own["difference to FlexRec"].endswith("]")
+    assert own["p vs FlexRec"] != ""
+    assert own["seeds"] == "1"
+    assert own["spread"] == ""
+    # of the one seed that is done: 4000 + 40 tokens
+    assert (own["training s"], own["tokens"]) == ("100", "4.0k")
+    assert rows["FlexRec"]["p vs FlexRec"] == ""
+    assert rows["warmed-up"]["training s"] == "50"
+    assert rows["item mean"]["tokens"] == ""
+    best = [row[0].text for row in table.rows if row[1].best]
+    assert best == ["FlexRec"]
+
+
+def test_p_values_are_corrected_over_the_whole_table(tables):
+    numbers = tables["1"].numbers
+    measured = numbers[numbers["source"] == "measured"]
+    raw = pd.concat([measured["p_flexrec"], measured["p_untrained"]]).dropna()
+    adjusted = pd.concat([measured["p_holm_flexrec"], measured["p_holm_untrained"]]).dropna()
+    # six rows against two references, less the references themselves
+    assert len(raw) == 10
+    assert adjusted.tolist() == pytest.approx(holm(raw.to_numpy()).tolist())
+
+
+def test_a_policy_asked_for_another_need_stands_among_those_trained_for_it(settings, options, how):
+    results = []
+    for need, quality in (("interest", 0.6), ("trend", 0.8)):
+        probe = metrics_of({"random": 0.5, "untrained": 0.5, "flexrec": quality}, needs=("trend",))
+        whole = result("flexrec", 0, need=need)
+        cell = type(whole.cell)(need, "flexrec", 0, also=("probe",))
+        results.append(result("flexrec", 0, need=need, cell=cell, metrics=(*whole.metrics, ("probe", probe))))
+    tables = {table.name: table for table in tables_of(collect(results), settings, options, how)}
+    rows = {row[0].text: row for row in tables["transfer"].rows}
+    assert list(rows) == ["random", "untrained", "FlexRec, trained on interest", "FlexRec"]
+    place = tables["transfer"].headings.index("difference to FlexRec")
+    assert rows["FlexRec, trained on interest"][place].text.startswith("-0.2")
+    assert rows["FlexRec"][place].text == ""
+
+
+def test_counts_for_people():
+    assert [readable_count(count) for count in (float("nan"), 12.0, 1234.0, 2.5e6)] == ["", "12", "1.2k", "2.5M"]
