@@ -6,12 +6,14 @@ from pathlib import Path
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
 from pydantic import ValidationError
 
+from flexrec import tabular
 from flexrec.datasets import ObservationsDataset, TableDataset
 from flexrec.errors import InputError
 from flexrec.fingerprint import content_digest
@@ -22,7 +24,18 @@ from flexrec.retrieval.star import StarSettings
 from flexrec.runner import user_error
 from flexrec.sources.fabricated import Fabricated
 from flexrec.sources.sparsify import Marks, sparsify
-from flexrec.tabular import DAY, Engine, as_table, connect, is_numbered, kept, ranked, read_parquet, write_parquet
+from flexrec.tabular import (
+    DAY,
+    Engine,
+    as_table,
+    connect,
+    first_ranked,
+    is_numbered,
+    kept,
+    ranked,
+    read_parquet,
+    write_parquet,
+)
 
 DUCKDB = {"kind": "duckdb"}
 SPARK = {
@@ -110,6 +123,74 @@ def test_ranks_are_those_of_a_sort(duckdb_engine, rows) -> None:
         result = ranked(table, ["time", "other"], "place", connection).to_pandas()
         found = dict(zip(zip(result["time"], result["other"], strict=True), result["place"], strict=True))
         assert found == expected
+
+
+PLAYS = st.tuples(
+    st.sampled_from([None, float("nan"), 0.0, 1.5, 1.75, DAY + 1.0, 3.0 * DAY]),
+    st.sampled_from([-(2**31), -1, 0, 1, 2, 2**31 - 1]),
+    st.sampled_from([-(2**31), -1, 0, 1, 2, 2**31 - 1]),
+    st.sampled_from([0.0, 0.25, 1.0, 7.5]),
+)
+
+
+def plays(rows) -> pa.Table:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    types = {"time": pa.float64(), "user": pa.int32(), "item": pa.int32(), "ratio": pa.float64()}
+    return pa.table({name: pa.array(c, kind) for c, (name, kind) in zip(columns, types.items(), strict=True)})
+
+
+def firsts_of(table, connection) -> list[tuple]:
+    """The rows in the order of their numbers, which must be 0, 1, 2, ..."""
+    rows = kept(table)
+    has_time = rows["time"].notnull() & ~rows["time"].isnan()
+    result = first_ranked(rows, has_time, ("user", "item"), ["time", "user", "item", "ratio"], "place", connection)
+    ordered = frame(result, "place")
+    assert ordered.pop("place").tolist() == list(range(len(ordered)))
+    return list(ordered[["time", "user", "item", "ratio"]].itertuples(index=False, name=None))
+
+
+def firsts_by_hand(rows) -> list[tuple]:
+    found: dict[tuple, tuple] = {}
+    for row in sorted(row for row in rows if row[0] is not None and row[0] == row[0]):
+        found.setdefault(row[1:3], row)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("size", [1 << 24, 3])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(PLAYS, min_size=1, max_size=40))
+@example(rows=[(5.0, 1, 1, 0.5), (4.0, 1, 1, 0.9), (4.0, 1, 1, 0.2), (4.0, 1, 2, 0.2), (4.0, 1, 1, 0.2)])
+@example(rows=[(None, 1, 1, 0.5)])
+def test_the_first_of_every_pair_is_that_of_a_plain_reading(duckdb_engine, monkeypatch, size, rows) -> None:
+    monkeypatch.setattr(tabular, "SLICE", size)
+    for connection in (duckdb_engine, Renamed(duckdb_engine)):
+        assert firsts_of(ibis.memtable(plays(rows)), connection) == firsts_by_hand(rows)
+
+
+@pytest.mark.parametrize("by", ["user", "time", "nothing"])
+def test_the_first_of_many_pairs(tmp_path, duckdb_engine, by) -> None:
+    """More rows than one thread takes at a time, in several orders, and the same bytes every time."""
+    rng = np.random.default_rng(0)
+    rows = 400_000
+    columns = rng.integers(0, 10**8, rows) / 1000, rng.integers(0, 300, rows), rng.integers(0, 4000, rows)
+    table = pd.DataFrame(dict(zip(("time", "user", "item"), columns, strict=True))).assign(ratio=rng.random(rows))
+    table = table.astype({"user": "int32", "item": "int32"})
+    table = table.sort_values({"user": ["user", "time"], "time": ["time"]}[by]) if by != "nothing" else table
+    order = ["time", "user", "item", "ratio"]
+    expected = table.sort_values(order).drop_duplicates(["user", "item"])
+    write_parquet(as_table(table), tmp_path / "rows", duckdb_engine)
+    digests = []
+    for name in ("a", "b"):
+        kept_rows = kept(read_parquet(tmp_path / "rows", duckdb_engine))
+        found = first_ranked(kept_rows, kept_rows["time"] >= 0, ("user", "item"), order, "place", duckdb_engine)
+        write_parquet(found, tmp_path / name, duckdb_engine)
+        digests.append(content_digest(tmp_path / name))
+    # in the file's own order
+    written = read_parquet(tmp_path / name, duckdb_engine).to_pandas()
+    pd.testing.assert_frame_equal(written[order], expected[order].reset_index(drop=True))
+    assert written["place"].tolist() == list(range(len(expected)))
+    assert 1000 < rows - len(expected) < rows / 2
+    assert digests[0] == digests[1]
 
 
 class Renamed:
@@ -313,6 +394,13 @@ def test_every_table_is_the_same_on_both_engines(tmp_path, spark, world) -> None
         for column in table:
             for one, other in zip(table[column], theirs[name][column], strict=True):
                 np.testing.assert_array_equal(one, other, err_msg=f"{name}, {column}")
+
+
+def test_the_first_of_every_pair_on_spark(spark) -> None:
+    rng = np.random.default_rng(0)
+    times = [None, float("nan"), 0.0, 1.5, DAY + 1.0, 3.0 * DAY]
+    rows = [(times[rng.integers(6)], *rng.integers(-1, 4, 2).tolist(), rng.integers(4) / 4) for _ in range(200)]
+    assert firsts_of(ibis.memtable(plays(rows)), spark) == firsts_by_hand(rows)
 
 
 def test_ranks_and_kept_tables_on_spark(spark) -> None:

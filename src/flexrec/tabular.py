@@ -1,7 +1,7 @@
 """The engine behind the large tables: DuckDB in this process, or Spark.
 
 Everything that differs between engines is here: the connection, how a table is written and read as Parquet, and how
-rows are numbered. All else is Ibis expressions that both engines compute alike.
+rows are numbered and repeated ones left out. All else is Ibis expressions that both engines compute alike.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ else:
     """`ibis.Table`, named without importing ibis, which takes a while."""
 
 DAY = 86_400
+
+SLICE = 1 << 24
+"""Keys that are looked at in memory at a time, 8 bytes each."""
 
 
 class DuckDBSettings(Settings):
@@ -152,6 +155,61 @@ def ranked(table: ibis.Table, by: Sequence[str], name: str, connection: BaseBack
     joined = bucketed.join(starts, "bucket")
     place = ibis.row_number().over(ibis.window(group_by=joined["bucket"], order_by=[joined[column] for column in by]))
     return joined.mutate(**{name: (joined["start"] + place).cast("int64")}).drop("bucket", "start")
+
+
+def first_ranked(
+    rows: ibis.Table,
+    where: ibis.Value,
+    key: tuple[str, str],
+    order: Sequence[str],
+    name: str,
+    connection: BaseBackend,
+) -> ibis.Table:
+    """The first row of every key in an order, numbered from 0 in that order; computed once.
+
+    Few keys are repeated, and a window over all rows costs DuckDB as much as reading a file. So it looks for these keys
+    first and for their later rows alone. Its sort is by all columns, since a column that is no key is fetched row by
+    row; the numbers are the places in the table that comes of it, which are cheaper than to count along.
+
+    Args:
+        rows: What `kept` made.
+        where: Which of them count.
+        key: Two columns of int32.
+        order: All columns, so that only equal rows tie; the first is a time in seconds.
+        name: Of the new column.
+        connection: Where the table lives.
+    """
+    import ibis
+
+    def occurrence(table: ibis.Table) -> ibis.Value:
+        window = ibis.window(group_by=[table[column] for column in key], order_by=[table[column] for column in order])
+        return ibis.row_number().over(window)
+
+    if connection.name != "duckdb":
+        counted = rows.filter(where)
+        placed = counted.mutate(occurrence=occurrence(counted))
+        return kept(ranked(placed.filter(placed["occurrence"] == 0).drop("occurrence"), order, name, connection))
+    code = rows[key[0]].cast("int64") * 2**32 + (rows[key[1]].cast("int64") + 2**31)
+    coded = rows.mutate(code=code, row=rows.rowid()).filter(where)
+    among = coded.semi_join(ibis.memtable(_repeated(coded["code"])), "code")
+    placed = among.mutate(occurrence=occurrence(among))
+    later = placed.filter(placed["occurrence"] > 0).select("row")
+    first = kept(coded.anti_join(later, "row").select(*order).order_by(list(order)))
+    return first.mutate(**{name: first.rowid()})
+
+
+def _repeated(code: ibis.Value) -> pd.DataFrame:
+    """The values that occur more than once; numpy sorts several times as fast as the engine groups."""
+    import numpy as np
+    import pandas as pd
+
+    slices = int(code.count().execute()) // SLICE + 1
+    found = []
+    for at in range(slices):
+        part = code if slices == 1 else code.as_table().filter((code % slices).abs() == at)["code"]
+        values = np.sort(part.to_pandas().to_numpy(np.int64))
+        found.append(np.unique(values[1:][values[1:] == values[:-1]]))
+    return pd.DataFrame({"code": np.concatenate(found)})
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------

@@ -110,17 +110,24 @@ def test_a_table_of_an_engine(tmp_path, duckdb_engine):
     pd.testing.assert_frame_equal(sparsify(table, density=0.5, seed=0), sparsify(interactions, density=0.5, seed=0))
 
 
-@pytest.mark.parametrize(("cut", "margin"), [(1.01, 0.0), (2.0, 5.0), (3.0, 0.0), (20.0, 5.0)])
-def test_the_cut_off_saves_time_and_changes_nothing(monkeypatch, cut, margin):
-    # sizes around which users are sorted whole or by their low digests only; a cut of 1.01 without margin falls short
-    # for some user, and everything is sorted
+@pytest.mark.parametrize("margin", [-2.0, 0.0, 5.0, 1000.0])
+def test_the_margin_saves_time_and_changes_nothing(monkeypatch, margin):
+    # without a margin the low digests are too few for some user, and everything is sorted
     interactions = interactions_of([3, 10, 40, 100, 150, 200, 400])
-    monkeypatch.setattr(module, "CUT", cut)
     monkeypatch.setattr(module, "MARGIN", margin)
     for seed in range(3):
         observed, _ = oracle(interactions, 0.1, seed)
         result = sparsify(interactions, density=0.1, seed=seed)
         assert set(result.loc[result[Columns.OBSERVED], Columns.EVENT_ID]) == observed
+
+
+def test_the_share_that_is_enough_for_a_quota():
+    quota, size = np.array([1, 10, 200, 7, 1]), np.array([3, 100, 2000, 7, 1])
+    share = module._enough(quota, size.astype(float))
+    # by definition: so far above what is to be expected of it does the quota not lie
+    spread = module.MARGIN * np.sqrt(size * share * (1 - share))
+    np.testing.assert_allclose(size * share - spread, quota, atol=1e-9)
+    assert [module._text_of(one) for one in (0.0, 0.1, 1 - 2**-32, 1.0)] == ["00000000", "19999999", "ffffffff", "g"]
 
 
 def queries_of(splits):

@@ -9,6 +9,8 @@ The two tables that may be too large for memory are checked by the engine that h
 (`validate_types`), values by one query when the table is written (`validate_values`).
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -47,7 +49,7 @@ class Interactions(Table):
 
     @classmethod
     def validate_values(cls, table: "ibis.Table") -> None:
-        """Check the values of an engine's table, all rules in one query.
+        """Check the values of an engine's table, all rules in one query, or two where one is broken.
 
         That `event_id` follows the time is not among them: it would take a sort, and the ids are made by one.
 
@@ -59,6 +61,10 @@ class Interactions(Table):
         rules = [(name, table[name].isnull(), "a value is missing") for name in table.columns]
         rules.append(("engagement", number.isnan() | number.isinf(), "a finite number is needed"))
         rules.append(("timestamp", table["timestamp"] < 0, "greater_than_or_equal_to(0)"))
+        # one condition first: to count by rule takes several times as long
+        broken = functools.reduce(operator.or_, (broken for _, broken, _ in rules))
+        if not int(table.count(where=broken).execute()):
+            return
         key = table["event_id"]
         counts = [table.count(where=broken).name(f"count_{place}") for place, (_, broken, _) in enumerate(rules)]
         firsts = [key.min(where=broken).name(f"first_{place}") for place, (_, broken, _) in enumerate(rules)]

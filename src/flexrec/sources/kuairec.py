@@ -28,7 +28,7 @@ from flexrec.sources.fetch import digest_of, extract_member, fetch_url, verified
 from flexrec.sources.kuairec_categories import CATEGORIES, MISSING_ID, MISSING_NAME, tag_name
 from flexrec.sources.tables import EARLIEST, LATEST, Tables, interactions_table, items_table, read_delimited
 from flexrec.sources.typed_csv import Kind, header_of, read_typed_csv, refuse_first
-from flexrec.tabular import DAY, kept, ranked
+from flexrec.tabular import DAY, first_ranked, kept
 
 if TYPE_CHECKING:
     import ibis
@@ -257,8 +257,6 @@ def _interactions(
     path: Path, items: pd.DataFrame, connection: BaseBackend
 ) -> tuple[ibis.Table, pd.Series, dict[str, int]]:
     """The common table, every video of the file, and what was dropped."""
-    import ibis
-
     source = read_typed_csv(connection, path, _MATRIX)
     known = set(items[Columns.ITEM_ID].tolist())
 
@@ -294,11 +292,8 @@ def _interactions(
         refuse("a video is unknown")
 
     # the smaller ratio settles equal times, so that no engine's order of rows matters
-    pair = ibis.window(group_by=["user_id", "video_id"], order_by=["timestamp", "watch_ratio"])
-    timed = rows.filter(_has_time(rows)).mutate(play=ibis.row_number().over(pair))
-    first = timed.filter(timed["play"] == 0).drop("play")
-    order = ["timestamp", "user_id", "video_id"]
-    ordered = kept(ranked(first, order, Columns.EVENT_ID, connection))
+    order = ["timestamp", "user_id", "video_id", "watch_ratio"]
+    ordered = first_ranked(rows, _has_time(rows), ("user_id", "video_id"), order, Columns.EVENT_ID, connection)
     interactions = ordered.select(
         ordered["user_id"].cast("int64").name(Columns.USER_ID),
         ordered["video_id"].cast("int64").name(Columns.ITEM_ID),
@@ -470,7 +465,9 @@ def _described(
 
 def _line(text: str) -> str:
     """One line without control characters."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(text.split())
 
 
 def _tags(cell: str, place: str) -> list[int]:

@@ -20,12 +20,13 @@ from flexrec.tabular import as_table, kept
 
 if TYPE_CHECKING:
     import ibis
+    import numpy as np
     import pandas as pd
 
-CUT, MARGIN = 2.0, 5.0
-"""Only digests below CUT times the density are sorted, since digests are uniform. A user whose quota lies within MARGIN
-standard deviations of the expected number of them keeps all. Should the margin not hold, all digests of all users are
-sorted: the result is the same, whatever the two numbers are."""
+MARGIN = 5.0
+"""Digests are uniform, so only the low ones of a user are sorted: those below the share of them at which the quota lies
+MARGIN standard deviations under what is to be expected. Should the margin not hold for some user, all are sorted: the
+result is the same, whatever the number is."""
 
 
 @dataclass(frozen=True)
@@ -97,36 +98,33 @@ def _observed(table: ibis.Table, sizes: pd.DataFrame, density: float, seed: int)
         return table.select(Columns.EVENT_ID)
     size = sizes["size"].to_numpy(dtype=np.float64)
     quota = np.maximum(np.floor(density * size + 0.5), 1.0).astype(np.int64)
-    cut = CUT * density
-    few = quota > cut * size - MARGIN * np.sqrt(cut * (1 - min(cut, 1.0)) * size)
-    quotas = sizes[[Columns.USER_ID]].assign(quota=quota)
+    user, event = table[Columns.USER_ID], table[Columns.EVENT_ID]
+    digested = table.select(user, event, digest=_digest(seed, event, user))
 
-    def digested(events: ibis.Table) -> ibis.Table:
-        user, event = events[Columns.USER_ID], events[Columns.EVENT_ID]
-        return events.select(user, event, digest=_digest(seed, event, user))
-
-    def first(rows: ibis.Table) -> ibis.Table:
+    def lowest(below: list[str]) -> ibis.Table:
+        quotas = ibis.memtable(sizes[[Columns.USER_ID]].assign(quota=quota, below=below))
+        rows = digested.inner_join(quotas, [Columns.USER_ID, digested["digest"] < quotas["below"]])
         window = ibis.window(group_by=rows[Columns.USER_ID], order_by=[rows["digest"], rows[Columns.EVENT_ID]])
         placed = rows.mutate(place=ibis.row_number().over(window))
         return kept(placed.filter(placed["place"] < placed["quota"]).select(Columns.EVENT_ID))
 
-    def whole(users: pd.DataFrame) -> ibis.Table:
-        # the join comes first: a digest costs more than it
-        return digested(table.semi_join(ibis.memtable(users[[Columns.USER_ID]]), Columns.USER_ID)).inner_join(
-            ibis.memtable(users), Columns.USER_ID
-        )
+    chosen = lowest([_text_of(share) for share in _enough(quota, size).tolist()])
+    return chosen if int(chosen.count().execute()) == int(quota.sum()) else lowest([_text_of(1.0)] * len(quota))
 
-    if cut >= 1 or few.all():
-        return first(whole(quotas))
-    rows = digested(table)
-    low = rows.filter(rows["digest"] < _text_of(cut)).inner_join(ibis.memtable(quotas[~few]), Columns.USER_ID)
-    chosen = first(low.union(whole(quotas[few])) if few.any() else low)
-    return chosen if int(chosen.count().execute()) == int(quota.sum()) else first(whole(quotas))
+
+def _enough(quota: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The share c with c n - MARGIN sqrt(n c (1 - c)) = quota for every user (Wilson's upper bound of quota / n)."""
+    import numpy as np
+
+    part, square = quota / size, MARGIN**2
+    spread = MARGIN * np.sqrt(part * (1 - part) / size + square / (4 * size**2))
+    share: np.ndarray = (part + square / (2 * size) + spread) / (1 + square / size)
+    return share
 
 
 def _text_of(share: float) -> str:
     """The text below which that share of all hexadecimal digests lies."""
-    return f"{math.floor(share * 16**8):08x}"
+    return f"{math.floor(share * 16**8):08x}" if share < 1 else "g"
 
 
 def _splits(users: pd.DataFrame, queries: pd.DataFrame | None, shares: Sequence[float], seed: int) -> ibis.Table:
