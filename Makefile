@@ -16,7 +16,8 @@ run: $(VENV)/.run
 # Tests that run the graph are run by themselves and do not count as coverage: to trace them would take twice the time.
 GRAPH_TESTS := tests/pipelines tests/rl/test_specification.py tests/study/test_whole_study.py \
 	tests/rewriting/test_pipeline.py tests/test_notebook.py
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# tests/conftest.py puts the longest files first, which xdist would sort by their numbers of tests
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST) $(GRAPH_TESTS)

@@ -1,7 +1,9 @@
 """What several parts of the suite share: real tokenizers and models, fetched once and kept in the data folder."""
 
+import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -13,6 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import yaml
+from filelock import FileLock
 from hypothesis import settings
 
 from fork_server import ForkServer
@@ -23,6 +26,54 @@ ROOT = Path(__file__).parents[1]
 # a busy machine is no failure
 settings.register_profile("flexrec", deadline=None)
 settings.load_profile("flexrec")
+
+
+LONGEST = (
+    # the whole graph
+    "study/test_whole_study.py",
+    "pipelines/test_bad_input.py",
+    "pipelines/test_what_reruns.py",
+    "pipelines/test_killed.py",
+    "rl/test_specification.py",
+    "pipelines/test_methods.py",
+    "pipelines/test_leaks.py",
+    "pipelines/test_reproducible.py",
+    "rewriting/test_pipeline.py",
+    # the rest
+    "policy/test_engine.py",
+    "test_tabular.py",
+    "benchmarks/test_programs.py",
+    "policy/test_models.py",
+    "policy/test_vllm_sampler.py",
+    "sources/test_own.py",
+    "sources/test_esci.py",
+)
+"""Files that take long, which start first: one that starts last leaves the other workers with nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Have a folder made by the worker that asks first; all the others get the same one."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def shared(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = base / f"shared-{name}", base / f"shared-{name}.done"
+        with FileLock(base / f"shared-{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return shared
 
 
 @pytest.fixture(scope="session")
@@ -56,23 +107,19 @@ def models() -> dict:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory, downloads, models) -> Path:
+def tiny_folder(once, downloads, models) -> Path:
     """A tiny random Llama with SmolLM2's tokenizer, as the test environment uses it."""
     from flexrec.policy.models import prepare_base_model
 
-    folder = tmp_path_factory.mktemp("tiny")
-    prepare_base_model(models["tiny"], downloads, folder, seed=0)
-    return folder
+    return once("tiny", lambda folder: prepare_base_model(models["tiny"], downloads, folder, seed=0))
 
 
 @pytest.fixture(scope="session")
-def smollm2_folder(tmp_path_factory, downloads, models) -> Path:
+def smollm2_folder(once, downloads, models) -> Path:
     """The real SmolLM2-135M-Instruct."""
     from flexrec.policy.models import prepare_base_model
 
-    folder = tmp_path_factory.mktemp("smollm2")
-    prepare_base_model(models["smollm2-135m"], downloads, folder, seed=0)
-    return folder
+    return once("smollm2", lambda folder: prepare_base_model(models["smollm2-135m"], downloads, folder, seed=0))
 
 
 @pytest.fixture(scope="session")
@@ -99,15 +146,22 @@ class Whole:
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory, fork_server, tiny_folder) -> Whole:
+def whole(once, fork_server, tiny_folder) -> Whole:
     """The test environment's graph from nothing to the report, and once more. Not to be written to: copy it."""
-    project = WholeProject(tmp_path_factory.mktemp("whole"), fork_server, tracked=True)
-    runs, printed = [], []
-    for _ in range(2):
-        with redirect_stdout(StringIO()) as out:
-            runs.append(project.run())
-        printed.append(out.getvalue())
-    return Whole(project, runs[0], runs[1], (printed[0], printed[1]))
+
+    def make(folder: Path) -> None:
+        project, said = WholeProject(folder / "project", fork_server, tracked=True), []
+        for _ in range(2):
+            with redirect_stdout(StringIO()) as out:
+                run = project.run()
+            said.append({"lines": run.lines, "printed": out.getvalue()})
+        (folder / "said.json").write_text(json.dumps(said), encoding="utf-8")
+
+    folder = once("whole", make)
+    said = json.loads((folder / "said.json").read_text(encoding="utf-8"))
+    first, second = (Run(tuple(one["lines"])) for one in said)
+    project = WholeProject.there(folder / "project", fork_server)
+    return Whole(project, first, second, (said[0]["printed"], said[1]["printed"]))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Our own package is imported by the forks alone, so each sees the source as it is
 a place where the fork kills itself with SIGKILL, as a machine that goes down would.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -71,6 +72,8 @@ class ForkServer:
 
 
 HEAVY = (
+    # plotly looks for it
+    "IPython",
     "datasets",
     "duckdb",
     "ibis",
@@ -104,6 +107,9 @@ def _serve() -> None:
     for name in HEAVY:
         importlib.import_module(name)
     socket.getaddrinfo = _no_network
+    # or every fork would search all of this for garbage, and so copy it
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         job = json.loads(line)
         if (child := os.fork()) == 0:

@@ -3,7 +3,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from kedro.pipeline import node, pipeline
 from kedro.validation.exceptions import CheckFailure, DataValidationError
 from kedro_datasets.pandas import CSVDataset
 
-from flexrec import fingerprint
+from flexrec import fingerprint, source_code
 from flexrec.datasets import JSONDataset
 from flexrec.errors import FlexrecError, InputError
 from flexrec.runner import FingerprintRunner, NodeError, readable_size, user_error
@@ -104,6 +104,8 @@ def test_a_library_counts_by_its_version(tiny: TinyProject, monkeypatch: pytest.
     tiny.run()
     installed = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9" if name == "pandas" else installed(name))
+    # as in another process, after an update
+    monkeypatch.setattr(source_code, "_version", cache(source_code._version.__wrapped__))
     assert tiny.run(node_names=["train"]) == {"train"}
     assert tiny.reason("train") == f"library pandas changed from {installed('pandas')} to 9.9"
 

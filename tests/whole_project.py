@@ -59,7 +59,7 @@ class WholeProject:
 
     def __init__(self, path: Path, server: ForkServer, *, tracked: bool = False) -> None:
         """Make it; `tracked` keeps MLflow on, whose database takes seconds to make."""
-        self.path, self._server = path, server
+        self._open(path, server)
         path.mkdir(parents=True, exist_ok=True)
         shutil.copytree(ROOT / "conf", path / "conf", ignore=shutil.ignore_patterns("local"))
         (path / "conf" / "local").mkdir()
@@ -72,6 +72,18 @@ class WholeProject:
         if not tracked:
             self.set("base/mlflow.yml", enabled=False)
 
+    def _open(self, path: Path, server: ForkServer) -> None:
+        self.path, self._server = path, server
+        # to read the configuration takes a second; whatever may change what a catalog finds empties this
+        self._catalogs: dict[str, CatalogProtocol] = {}
+
+    @classmethod
+    def there(cls, path: Path, server: ForkServer) -> "WholeProject":
+        """A project that has been made already."""
+        project = cls.__new__(cls)
+        project._open(path, server)
+        return project
+
     def copy(self, path: Path, *parts: str) -> "WholeProject":
         """Another project with the same data (or parts of it), untracked."""
         other = WholeProject(path, self._server)
@@ -83,6 +95,7 @@ class WholeProject:
 
     def set(self, file: str, **values: Any) -> None:
         """Change values of a file of the configuration; a mapping is merged into the one that is there."""
+        self._catalogs.clear()
         place = self.path / "conf" / file
         content = yaml.safe_load(place.read_text(encoding="utf-8")) or {}
         for name, value in values.items():
@@ -91,6 +104,7 @@ class WholeProject:
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace a text in a file of the project."""
+        self._catalogs.clear()
         text = (self.path / file).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {file}"
         (self.path / file).write_text(text.replace(old, new), encoding="utf-8")
@@ -121,6 +135,7 @@ class WholeProject:
         from flexrec.session import FlexrecSession
 
         lines: list[str] = []
+        self._catalogs.clear()
         with self.entered(), collected(lines):
             try:
                 with FlexrecSession.create(self.path, env=env, runtime_params=parameters) as session:
@@ -131,6 +146,7 @@ class WholeProject:
 
     def kedro(self, *arguments: str, kill: str | None = None) -> Done:
         """A command line, in a process of its own."""
+        self._catalogs.clear()
         return self._server.run(self.path, *arguments, kill=kill)
 
     def command(self, *arguments: str, kill: str | None = None) -> Run:
@@ -144,8 +160,11 @@ class WholeProject:
         """The catalog as a session sees it; enter the project to load from it."""
         from flexrec.session import FlexrecSession
 
-        with self.entered(), FlexrecSession.create(self.path, env=env, runtime_params=parameters) as session:
-            return session.load_context().catalog
+        key = f"{env} {parameters}"
+        if key not in self._catalogs:
+            with self.entered(), FlexrecSession.create(self.path, env=env, runtime_params=parameters) as session:
+                self._catalogs[key] = session.load_context().catalog
+        return self._catalogs[key]
 
     def load(self, name: str, parameters: dict[str, Any] | None = None) -> Any:
         """One dataset or parameter (`params:seed`), checked as a node's input is."""

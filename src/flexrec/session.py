@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
-from kedro.config import MissingConfigException
+from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.project import settings
 from kedro.framework.session import KedroSession
 from kedro.runner import AbstractRunner, SequentialRunner
@@ -31,6 +31,7 @@ class FlexrecSession(KedroSession):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._hook_manager.add_hookspecs(RunSpecs)
+        self._checked: AbstractConfigLoader | None = None
 
     # What Kedro's takes beyond these is passed on by keyword.
     def run(  # type: ignore[override]
@@ -71,12 +72,20 @@ class FlexrecSession(KedroSession):
                     conf_source=self._conf_source, env=self.store.get("env"), **settings.CONFIG_LOADER_ARGS
                 )
                 _check_keys(given, {**loader["parameters"], "fresh": False}, "")
-            parameters = self._get_config_loader()["parameters"]
+            checked = self._get_config_loader()
+            parameters = checked["parameters"]
         except MissingConfigException:
             return
+        # the context shall not read the files again
+        checked["parameters"] = parameters
+        self._checked = checked
         name = f"{self._package_name}.selection"
         if importlib.util.find_spec(name) is not None:
             importlib.import_module(name).validate_selection(parameters)
+
+    def _get_config_loader(self) -> AbstractConfigLoader:
+        """The loader whose parameters were checked, if any were."""
+        return super()._get_config_loader() if self._checked is None else self._checked
 
 
 def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:

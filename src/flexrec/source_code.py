@@ -21,7 +21,7 @@ import importlib.util
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ class Source:
 
 
 _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+(?::[\w.]+)?")
+_WORD = re.compile(r"\w+")
 
 
 @functools.cache
@@ -108,61 +109,129 @@ def read_source(text: str, reachable_from: tuple[str, ...] = ()) -> Source:
     Raises:
         SyntaxError: It is not Python.
     """
-    tree = _Stripped().visit(ast.parse(text))
+    pieces = _pieces(text)
     if reachable_from:
-        tree.body = _reachable(tree.body, set(reachable_from))
+        pieces = _reachable(pieces, set(reachable_from))
+    passed_on: dict[str, tuple[int, str, str]] = {}
+    own: set[str] = set()
+    for piece in pieces:
+        if isinstance(statement := piece.imported, ast.ImportFrom):
+            for alias in statement.names:
+                passed_on[alias.asname or alias.name] = (statement.level, statement.module or "", alias.name)
+        else:
+            own |= piece.binds
+    return Source(
+        digest=text_digest(_dump_of_module(pieces)),
+        imports=tuple(found for piece in pieces for found in piece.imports),
+        passed_on=passed_on,
+        own=frozenset(own),
+        acts=any(piece.acts for piece in pieces),
+        mentions=tuple(sorted(set().union(*(piece.mentions for piece in pieces)))),
+        dynamic=any(piece.dynamic for piece in pieces),
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Piece:
+    """What matters of one statement at the top of a module; its syntax tree would take ten times the memory."""
+
+    dump: str
+    defines: str | None
+    """The function or class that it is."""
+    decorated: bool
+    imported: ast.Import | ast.ImportFrom | None
+    names: frozenset[str]
+    """Every name in it; words in its texts too, which may be annotations or looked up at run time."""
+    binds: frozenset[str]
+    """Names that it binds, at any depth; rather one too many."""
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+    mentions: frozenset[str]
+    dynamic: bool
+    acts: bool
+
+
+@functools.cache
+def _pieces(text: str) -> tuple[_Piece, ...]:
+    """The statements of a module, docstrings and other text that stands alone left out."""
+    return tuple(_piece(statement) for statement in ast.parse(text).body if not _is_text(statement))
+
+
+def _piece(statement: ast.stmt) -> _Piece:
     imports: list[tuple[int, str, tuple[str, ...]]] = []
+    names: set[str] = set()
+    binds: set[str] = set()
     mentions: set[str] = set()
     dynamic = False
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+    for node in _without_texts(statement):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+            if isinstance(node.ctx, ast.Store):
+                binds.add(node.id)
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, str):
+                names.update(_WORD.findall(node.value))
+                if _DOTTED.fullmatch(node.value):
+                    mentions.add(node.value)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            literal = node.args and isinstance(node.args[0], ast.Constant)
+            dynamic |= name in ("import_module", "__import__") and not literal
+        elif isinstance(node, ast.alias):
+            binds.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.Import):
             for alias in node.names:
                 imports.append((0, alias.name, ()))
                 if alias.asname is None:  # `import a.b` gives all of `a`
                     imports += [(0, parent, ()) for parent in _parents(alias.name)]
         elif isinstance(node, ast.ImportFrom):
             imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _DOTTED.fullmatch(node.value):
-            mentions.add(node.value)
-        elif isinstance(node, ast.Call):
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            literal = node.args and isinstance(node.args[0], ast.Constant)
-            dynamic |= name in ("import_module", "__import__") and not literal
-    passed_on = {
-        alias.asname or alias.name: (statement.level, statement.module or "", alias.name)
-        for statement in tree.body
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-    }
-    own = _bound([statement for statement in tree.body if not isinstance(statement, ast.ImportFrom)])
-    return Source(
-        digest=text_digest(ast.dump(tree)),
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            binds.add(node.name)
+    defined = statement if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else None
+    return _Piece(
+        dump=ast.dump(statement),
+        defines=defined.name if defined else None,
+        decorated=bool(defined and defined.decorator_list),
+        imported=statement if isinstance(statement, ast.Import | ast.ImportFrom) else None,
+        names=frozenset(names),
+        binds=frozenset(binds),
         imports=tuple(imports),
-        passed_on=passed_on,
-        own=frozenset(own),
-        acts=not all(_only_names(statement) for statement in tree.body),
-        mentions=tuple(sorted(mentions)),
+        mentions=frozenset(mentions),
         dynamic=dynamic,
+        acts=not _only_names(statement),
     )
+
+
+def _without_texts(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node; docstrings and other text that stands alone are taken out of the tree on the way."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        for block in ("body", "orelse", "finalbody"):
+            if isinstance(held := getattr(node, block, None), list):
+                held[:] = [inner for inner in held if not _is_text(inner)]
+        pending.extend(ast.iter_child_nodes(node))
+        yield node
+
+
+def _is_text(statement: ast.AST) -> bool:
+    if not isinstance(statement, ast.Expr):
+        return False
+    return isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+
+
+def _dump_of_module(pieces: Iterable[_Piece]) -> str:
+    """`ast.dump` of a module of these statements; how it writes the module itself is Python's business."""
+    if not (dumps := [piece.dump for piece in pieces]):
+        return ast.dump(ast.Module([], []))
+    before, _, after = ast.dump(ast.Module([ast.Pass()], [])).partition("Pass()")
+    return f"{before}{', '.join(dumps)}{after}"
 
 
 def _parents(name: str) -> list[str]:
     """The packages above a module: `a` and `a.b` of `a.b.c`."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def _bound(body: list[ast.stmt]) -> set[str]:
-    """Names that statements bind, at any depth; rather one too many."""
-    found: set[str] = set()
-    for node in (node for statement in body for node in ast.walk(statement)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.alias):
-            found.add((node.asname or node.name).partition(".")[0])
-    return found
 
 
 def _only_names(statement: ast.stmt) -> bool:
@@ -180,63 +249,46 @@ def _only_names(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Import | ast.ImportFrom | ast.Pass)
 
 
-class _Stripped(ast.NodeTransformer):
-    """Removes docstrings and other text that stands alone."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        """Drop a statement that is only a text."""
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return None
-        return self.generic_visit(node)
-
-
-def _reachable(body: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
+def _reachable(pieces: tuple[_Piece, ...], wanted: set[str]) -> tuple[_Piece, ...]:
     """Drop the functions, classes and imports that only other dropped ones use.
 
     Whatever runs when the module is imported stays: plain statements, and decorated definitions, which may register
     themselves somewhere.
     """
-    named = [item for item in body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-    definitions = {item.name: item for item in named}
+    named = [piece for piece in pieces if piece.defines is not None]
+    definitions = {piece.defines: piece for piece in named}
     if not wanted <= definitions.keys() or len(definitions) != len(named):
-        return body  # made in another way (a loop, an assignment), or defined twice
-    optional = {name: item for name, item in definitions.items() if name in wanted or not item.decorator_list}
-    others = [item for item in body if item not in optional.values() and not _is_import(item)]
-    needed = set(wanted).union(*map(_names, others))
+        return pieces  # made in another way (a loop, an assignment), or defined twice
+    optional = {name: piece for name, piece in definitions.items() if name in wanted or not piece.decorated}
+    always = [piece for piece in pieces if optional.get(piece.defines) is not piece and piece.imported is None]
+    needed = wanted.union(*(piece.names for piece in always))
     pending = list(needed)
     while pending:
         if (definition := optional.get(pending.pop())) is not None:
-            found = _names(definition) - needed
+            found = definition.names - needed
             needed |= found
             pending += found
-    dropped = [definition for name, definition in optional.items() if name not in needed]
-    unneeded = set().union(*map(_names, dropped)) - needed
-    kept: list[ast.stmt] = []
-    for statement in body:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
+    dropped = [piece for name, piece in optional.items() if name not in needed]
+    unneeded = set().union(*(piece.names for piece in dropped)) - needed
+    kept: list[_Piece] = []
+    for piece in pieces:
+        if (statement := piece.imported) is not None:
             # An import that nothing names is there for its effect, and stays.
             names = [a for a in statement.names if (a.asname or a.name).partition(".")[0] not in unneeded]
-            if names:
-                statement.names = names
-                kept.append(statement)
-        elif statement not in dropped:
-            kept.append(statement)
-    return kept
+            if len(names) == len(statement.names):
+                kept.append(piece)
+            elif names:
+                kept.append(_piece(_with_names(statement, names)))
+        elif piece not in dropped:
+            kept.append(piece)
+    return tuple(kept)
 
 
-def _is_import(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Import | ast.ImportFrom)
-
-
-def _names(tree: ast.AST) -> set[str]:
-    """Every name in a piece of code; words in its texts too, which may be annotations or looked up at run time."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            found.update(re.findall(r"\w+", node.value))
-    return found
+def _with_names(statement: ast.Import | ast.ImportFrom, names: list[ast.alias]) -> ast.stmt:
+    """The import statement of only these names."""
+    if isinstance(statement, ast.Import):
+        return ast.Import(names)
+    return ast.ImportFrom(statement.module, names, statement.level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +398,7 @@ class _Walk:
         source = read_source(text, reachable_from)
         if not reachable_from and any(m == "kedro.pipeline" and "node" in names for _, m, names in source.imports):
             return
-        _refuse_outdated(name, read_source(text).digest)
+        _refuse_outdated(name, text)
         self.digests[name] = source.digest
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         if package:
@@ -415,16 +467,27 @@ def _root(package: str) -> Path:
     return Path(spec.origin)
 
 
-def _refuse_outdated(name: str, digest: str) -> None:
+def _refuse_outdated(name: str, text: str) -> None:
     """In a process that runs more than once, make sure that the code on disk is still the code in memory."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
-    if spec is not None and spec.__dict__.setdefault("_flexrec_source", digest) != digest:
+    if spec is None:
+        return
+    first = spec.__dict__.setdefault("_flexrec_source", text)
+    if first != text and read_source(first).digest != read_source(text).digest:
         raise InputError(f"{name} changed on disk after it was imported here: restart this Python process to run it")
 
 
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
+
+
+@functools.cache
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _versions(libraries: Iterable[str]) -> dict[str, str]:
@@ -434,8 +497,5 @@ def _versions(libraries: Iterable[str]) -> dict[str, str]:
     versions = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for library in wanted:
         for distribution in _distributions().get(library, [library]):
-            try:
-                versions[distribution] = importlib.metadata.version(distribution)
-            except importlib.metadata.PackageNotFoundError:
-                versions[distribution] = "not installed"
+            versions[distribution] = _version(distribution)
     return dict(sorted(versions.items()))
