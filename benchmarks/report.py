@@ -12,7 +12,7 @@ from benchmarks.common import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 NOTES = ROOT / "benchmarks" / "notes.md"
-ORDER = ("update", "memory", "sampling", "greedy", "rewards", "step", "step_profile")
+ORDER = ("update", "memory", "sampling", "greedy", "rewards", "step", "step_profile", "tabular", "critic", "search")
 INTRODUCTION = """# Benchmarks
 
 Every ratio is that of the medians of one process run in which both sides took turns (memory and other commits:
@@ -65,7 +65,7 @@ def _summary(results: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| work | against | bar | figure | met |", "|---|---|---|---|---|"]
     for result in results:
         for row in result["rows"]:
-            bar = "-" if row["bar"] is None else f"{'<=' if row['at_most'] else '>='} {row['bar']:g} {row['unit']}"
+            bar = "-" if row["bar"] is None else f"{'<=' if row['at_most'] else '>='} {row['bar']:,g} {row['unit']}"
             met = {None: "-", True: "yes", False: "**no**"}[row["met"]]
             lines.append(f"| {row['work']} | {row['against'] or '-'} | {bar} | {_figure(row)} | {met} |")
     return "\n".join(lines) + "\n"
@@ -73,7 +73,7 @@ def _summary(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _figure(row: Mapping[str, Any]) -> str:
     digits = 3 if row["figure"] < 1 else 2 if row["figure"] < 10 else 1
-    return f"{row['figure']:.{digits}f} {row['unit']}"
+    return f"{row['figure']:,.{digits}f} {row['unit']}"
 
 
 def _details(result: Mapping[str, Any]) -> str:
@@ -107,6 +107,12 @@ def _details(result: Mapping[str, Any]) -> str:
                 )
         lines.append("")
         lines.append("; ".join(f"{name}: {_value(value)}" for name, value in first["settings"].items()) + ".\n")
+    if steps := result.get("steps"):
+        lines += ["| rows | step | seconds | million rows a second |", "|---|---|---|---|"]
+        for rows, seconds in steps.items():
+            for name, value in seconds.items():
+                lines.append(f"| {int(rows):,} | {name} | {value:.2f} | {int(rows) / value / 1e6:.2f} |")
+        lines.append("")
     return "\n".join(lines)
 
 

@@ -63,8 +63,19 @@ def measure(count: int, options: argparse.Namespace) -> list[Row]:
         "cells": index.cells,
         "threads": options.threads,
     }
+    of_all = f"of {count:,} items"
     rows = [
-        Row("building the index", "", building, "s", None, True, {"index": [building]}, {"index": peak}, settings),
+        Row(
+            f"building the index {of_all}",
+            "",
+            building,
+            "s",
+            None,
+            True,
+            {"index": [building]},
+            {"index": peak},
+            settings,
+        ),
     ]
     for probes in options.probes:
         name = f"index, {probes} probes"
@@ -77,10 +88,21 @@ def measure(count: int, options: argparse.Namespace) -> list[Row]:
         measured = Measured({side: seconds[side] for side in ("exact", name)}, {})
         here = {**settings, "probes": index.probes, "recall": round(recall(found, right), 4)}
         rows.append(
-            Row(name, "exact search", measured.ratio("exact", name), "x", None, False, measured.seconds, {}, here)
+            Row(
+                f"{name}, {of_all}",
+                "exact search",
+                measured.ratio("exact", name),
+                "x",
+                None,
+                False,
+                measured.seconds,
+                {},
+                here,
+            )
         )
+        share = recall(found, right)
         rows.append(
-            Row(f"recall@{options.k}, {probes} probes", "exact search", recall(found, right), "share", settings=here)
+            Row(f"recall@{options.k}, {probes} probes, {of_all}", "exact search", share, "share", settings=here)
         )
     return rows
 

@@ -72,6 +72,14 @@ def test_rewards_the_profile_and_the_page(run, tmp_path):
     assert text.endswith("## Notes\n\nWhat did not help.\n")
 
 
+def test_the_page_has_the_rates_of_steps(tmp_path):
+    from benchmarks import report
+
+    origin = {"program": "tabular", "device": "cpu", "command": "c", "commit": "d", "made": "e"}
+    kept = {**origin, "hardware": {}, "versions": {}, "rows": [], "steps": {"4000000": {"all": 2.5}}}
+    assert "| 4,000,000 | all | 2.50 | 1.60 |" in report.page([kept], "")
+
+
 def test_a_bar_is_met_from_the_right_side(run):
     from benchmarks.common import Row
 
