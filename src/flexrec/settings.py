@@ -1,6 +1,8 @@
 """The project's settings for Kedro."""
 
+import importlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -15,22 +17,13 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def _entry(kind: str, table: str, name: Any, *, _root_: Any) -> Any:
-    from flexrec.selection import entry
+def _selection(name: str) -> Callable[..., Any]:
+    """A resolver of `flexrec.selection`, which takes long to import and is not needed to list the pipelines."""
 
-    return entry(kind, table, name, _root_=_root_)
+    def resolve(*arguments: Any, _root_: Any) -> Any:
+        return getattr(importlib.import_module("flexrec.selection"), name)(*arguments, _root_=_root_)
 
-
-def _entries(table: str, names: Any, *, _root_: Any) -> Any:
-    from flexrec.selection import entries
-
-    return entries(table, names, _root_=_root_)
-
-
-def _most(table: str, names: Any, *, _root_: Any) -> Any:
-    from flexrec.selection import most
-
-    return most(table, names, _root_=_root_)
+    return resolve
 
 
 SESSION_CLASS = FlexrecSession
@@ -49,5 +42,5 @@ CONFIG_LOADER_ARGS = {
         "mlflow": ["mlflow.yml"],
     },
     # Kedro takes `oc.env` away outside credentials
-    "custom_resolvers": {"oc.env": oc.env, "entry": _entry, "entries": _entries, "most": _most},
+    "custom_resolvers": {"oc.env": oc.env, **{name: _selection(name) for name in ("entry", "entries", "most")}},
 }

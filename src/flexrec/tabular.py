@@ -110,13 +110,6 @@ def as_table(data: ibis.Table | pd.DataFrame) -> ibis.Table:
     return ibis.memtable(data.reset_index(drop=True)) if isinstance(data, pd.DataFrame) else data
 
 
-def as_frame(data: ibis.Table | pd.DataFrame) -> pd.DataFrame:
-    """All rows in memory; only for what is known to be small."""
-    import pandas as pd
-
-    return data if isinstance(data, pd.DataFrame) else data.to_pandas()
-
-
 def kept(table: ibis.Table) -> ibis.Table:
     """Compute a table once, for several uses; DuckDB lets go of it with the last of them, Spark with the session."""
     import ibis

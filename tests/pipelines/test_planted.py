@@ -34,7 +34,7 @@ def test_the_study(project, capsys) -> None:
     assert "nan" not in page
     docs = project.path / "docs"
     publish([folder], docs=docs)
-    assert "\n\nWritten by `" in (docs / "planted.md").read_text(encoding="utf-8")
+    assert "\n\nMade by `" in (docs / "planted.md").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert (folder / "planted.txt").read_text(encoding="utf-8") in printed
     for name in ("rewards", "tail", "reasoning", "weights", "transfer", "spread"):

@@ -39,15 +39,15 @@ def test_a_study_is_published_as_it_was_written(study, tmp_path, capsys):
     lines = file.read_text().splitlines()
     assert lines[0] == "# study-mine"
     assert lines[2] == (
-        "Written by `kedro run --pipeline=study --params study=mine` at commit abc with uncommitted changes, "
-        "2026-02-03, on A CPU (2 cores), from 3 of 4 runs, made 2026-01-01 to 2026-01-02, seeds 0, 1."
+        "Made by `kedro run --pipeline=study --params study=mine` at commit abc with uncommitted changes, "
+        "2026-02-03, on A CPU (2 cores); from 3 of 4 runs, made 2026-01-01 to 2026-01-02, seeds 0, 1."
     )
     assert file.read_text().endswith(study.read_text())
 
 
 def test_a_page_keeps_its_own_heading(tmp_path):
     path = page(tmp_path / "planted" / "planted.md", "# A world\n\nIt is made up.")
-    assert published(path, "planted.md").startswith("# A world\n\nWritten by `kedro run")
+    assert published(path, "planted.md").startswith("# A world\n\nMade by `kedro run")
     assert "seeds 0, 1.\n\nIt is made up.\n\n| a" in published(path, "planted.md")
 
 

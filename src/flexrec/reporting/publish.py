@@ -20,7 +20,15 @@ from flexrec.fingerprint import SUFFIX, Sidecar
 FILE = "results.md"
 LAYOUT = f"<dataset>/<density and seed>/<need>/<model>/<method>/{FILE}/<version>/{FILE}"
 FACTS = "| fact | value |"
-_ORIGIN = ("command", "commit", "uncommitted changes", "hardware cpu", "hardware cores", "density", "seed")
+_ORIGIN = ("command", "commit", "uncommitted changes", "hardware cpu", "hardware cores")
+_FURTHER = {
+    "density": "density {}",
+    "runs": "from {} runs",
+    "runs made": "made {}",
+    "seeds": "seeds {}",
+    "seed": "seed {}",
+}
+"""What a page may know beside, and how it is said."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,18 @@ class Result:
     @property
     def origin(self) -> str:
         """Where it comes from, in one line."""
-        known = {name: self.facts.get(name, "unknown") for name in _ORIGIN}
-        state = " with uncommitted changes" if known["uncommitted changes"] == "True" else ""
-        return (
-            f"Made by `{known['command']}` at commit {known['commit']}{state}, {self.version[:10]}, "
-            f"on {known['hardware cpu']} ({known['hardware cores']} cores); "
-            f"density {known['density']}, seed {known['seed']}."
-        )
+        return origin(self.facts, self.version)
+
+
+def origin(facts: Mapping[str, str], session: str) -> str:
+    """Where a page comes from, in one line: what its facts say, and the day of the session that made it."""
+    known = {name: facts.get(name, "unknown") for name in _ORIGIN}
+    state = " with uncommitted changes" if known["uncommitted changes"] == "True" else ""
+    further = ", ".join(words.format(facts[name]) for name, words in _FURTHER.items() if name in facts)
+    return (
+        f"Made by `{known['command']}` at commit {known['commit']}{state}, {session[:10]}, "
+        f"on {known['hardware cpu']} ({known['hardware cores']} cores){'; ' if further else ''}{further}."
+    )
 
 
 def newest_results(places: Iterable[Path]) -> list[Path]:

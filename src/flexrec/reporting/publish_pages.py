@@ -11,7 +11,7 @@ from pathlib import Path
 from flexrec.errors import InputError
 from flexrec.files import replacing
 from flexrec.fingerprint import Sidecar
-from flexrec.reporting.publish import FACTS, fact_rows
+from flexrec.reporting.publish import FACTS, fact_rows, origin
 
 NAMES: Mapping[str, Callable[[Path], str]] = {
     "tables.md": lambda folder: f"study-{folder.name}",
@@ -20,9 +20,6 @@ NAMES: Mapping[str, Callable[[Path], str]] = {
     "rewrite_results.md": lambda folder: f"{folder.parents[2].name}-query_rewrite-{folder.name}",
 }
 """File that a pipeline writes -> how it is called in `docs/results`, from its folder."""
-
-_ORIGIN = ("command", "commit", "uncommitted changes", "hardware cpu", "hardware cores")
-_OPTIONAL = {"runs": "from {} runs", "runs made": "made {}", "seeds": "seeds {}", "seed": "seed {}"}
 
 
 def found_pages(places: Iterable[Path]) -> dict[str, Path]:
@@ -62,22 +59,11 @@ def published(path: Path, name: str) -> str:
     sidecar = Sidecar.read(path)
     if not separator or sidecar is None:
         raise InputError(f"{path} is not what a pipeline writes: a table of facts and its record")
-    facts = dict(fact_rows(rows))
-    known = {fact: facts.get(fact, "unknown") for fact in _ORIGIN}
-    state = " with uncommitted changes" if known["uncommitted changes"] == "True" else ""
-    further = [words.format(facts[fact]) for fact, words in _OPTIONAL.items() if fact in facts]
-    origin = ", ".join(
-        [
-            f"Written by `{known['command']}` at commit {known['commit']}{state}",
-            (sidecar.session or "unknown")[:10],
-            f"on {known['hardware cpu']} ({known['hardware cores']} cores)",
-            *further,
-        ]
-    )
+    made = origin(dict(fact_rows(rows)), sidecar.session or "unknown")
     heading, _, rest = body.strip().partition("\n")
     if not heading.startswith("# "):
         heading, rest = f"# {name.removesuffix('.md')}", body
-    return f"{heading}\n\n{origin}.\n\n{rest.strip()}\n\n{separator}{rows.rstrip()}\n"
+    return f"{heading}\n\n{made}\n\n{rest.strip()}\n\n{separator}{rows.rstrip()}\n"
 
 
 def publish(places: Sequence[Path], *, docs: Path) -> list[Path]:
