@@ -67,6 +67,7 @@ class Parameters(Settings):
     generation: GenerationSettings = GenerationSettings()
     adapter: AdapterSettings
     warm_up_steps: dict[str, PositiveInt] = Field(description="By need; `default` for all others")
+    warm_up_growing: dict[str, float] = Field(description="By need; `default` for all others")
     warm_up: WarmUpSettings
     rl: RlSettings
     evaluate: EvaluationSettings
@@ -102,9 +103,9 @@ class Parameters(Settings):
                 )
         return needs
 
-    @field_validator("warm_up_steps")
+    @field_validator("warm_up_steps", "warm_up_growing")
     @classmethod
-    def _known_needs(cls, value: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+    def _known_needs(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
         if "needs" in info.data:
             _refuse_unknown("need", value, {"default": None, **info.data["needs"]})
         return value

@@ -195,6 +195,37 @@ def test_one_on_policy_step_reads_the_prompts_once_and_stays_exact(tiny_model, a
     step()
 
 
+@pytest.mark.parametrize("ragged", [False, True])
+def test_prompts_encoded_a_few_at_a_time_are_the_same(tiny_model, monkeypatch, ragged):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, 9, size=3 + number * ragged).tolist() for number in (4, 1, 5, 0, 2, 3, 6)]
+    engine, calls = SharedPromptEngine(tiny_model, PAD), []
+    padded = Decoder._padded
+    monkeypatch.setattr(Decoder, "_padded", lambda self, some, pad: calls.append(len(some)) or padded(self, some, pad))
+
+    def encoded(at_once):
+        monkeypatch.setattr("flexrec.policy.decoder.AT_ONCE", at_once)
+        calls.clear()
+        with torch.no_grad():
+            found = engine._decoder.encode(texts, PAD)
+        assert max(calls) == min(at_once, len(texts))
+        return found
+
+    whole, pieces = encoded(100), encoded(3)
+    assert whole.lengths.tolist() == pieces.lengths.tolist() == [len(text) for text in texts]
+    assert (whole.seen is None) == (pieces.seen is None) == (not ragged)
+    torch.testing.assert_close(whole.last, pieces.last, rtol=1e-4, atol=1e-5)
+    read = torch.ones(1, dtype=torch.bool) if whole.seen is None else whole.seen.transpose(-1, -2)
+    for one, other in zip(whole.keys + whole.values, pieces.keys + pieces.values, strict=True):
+        torch.testing.assert_close(one * read, other * read, rtol=1e-4, atol=1e-5)
+    if ragged:
+        assert torch.equal(whole.seen, pieces.seen)
+    answers = [engine.sample(texts, letters(5), rollouts=2, temperature=1.0, seed=1) for _ in range(2)]
+    monkeypatch.setattr("flexrec.policy.decoder.AT_ONCE", 100)
+    answers.append(engine.sample(texts, letters(5), rollouts=2, temperature=1.0, seed=1))
+    assert answers[0].completions == answers[1].completions == answers[2].completions
+
+
 def test_a_prompt_that_comes_twice_in_a_batch(llama):
     grammar, text = letters(5), [1, 2, 3]
     engine = SharedPromptEngine(llama, PAD, remember=True)

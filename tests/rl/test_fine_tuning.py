@@ -1,11 +1,14 @@
 """Supervised fine-tuning at the budget of RL: what it learns from, what it costs, and that a kill changes nothing."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flexrec.errors import InputError
 from flexrec.policy.models import load_base, load_tokenizer
@@ -14,10 +17,10 @@ from flexrec.policy.settings import AdapterSettings, DecodingSettings
 from flexrec.prompting import PromptSettings
 from flexrec.ranking.instances import Candidate, HistoryItem, Instance
 from flexrec.ranking.needs import Need
-from flexrec.rl.examples import Example, instructive, optimal_order
+from flexrec.rl.examples import Example, instructive, optimal_order, shortened
 from flexrec.rl.fine_tuning import fine_tune, lists_of_equal_tokens
 from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
-from flexrec.rl.warm_up import ListTrainer, add_adapter, lessons
+from flexrec.rl.warm_up import ListTrainer, Update, add_adapter, lessons, updates, warm_up
 
 K = 4
 NEED = Need.model_validate(
@@ -40,7 +43,9 @@ def example(number: int, gains: list[float] | None = None) -> Example:
         Candidate(item, f"Film {number} {item}", ("Drama",), {"trend": value, "similarity": 0.5, "niche": 0.0})
         for item, value in enumerate(trend)
     )
-    return Example(Query(Instance(number, number, 1000, HISTORY, candidates), NEED), "trend", trend, np.zeros(K))
+    return Example(
+        Query(Instance(number, number, 1000, HISTORY, candidates), NEED), "trend", trend, np.zeros(len(trend))
+    )
 
 
 @pytest.fixture
@@ -102,15 +107,80 @@ def test_an_adapter_of_its_own_makes_up_for_the_warm_up(ranker, tmp_path) -> Non
 
 def test_every_example_comes_once_before_any_comes_twice(ranker) -> None:
     examples = [example(number) for number in range(6)]
-    updates = lessons(ranker, examples, [1, 2, 5, 6], seed=3)
+    updates = lessons(ranker, examples, [Update(size, K) for size in (1, 2, 5, 6)], seed=3)
     assert [len(update) for update in updates] == [1, 2, 5, 6]
     prompts = [ranker.prompt(one.query) for one in examples]
     order = [prompts.index(lesson.prompt) for update in updates for lesson in update]
     assert sorted(order[:6]) == sorted(order[6:12]) == list(range(6))
     assert order[:6] != order[6:12]
-    assert [lesson for update in lessons(ranker, examples, [6], seed=3) for lesson in update] == [
+    assert [lesson for update in lessons(ranker, examples, [Update(6, K)], seed=3) for lesson in update] == [
         lesson for update in updates[:3] for lesson in update
     ][:6]
+
+
+# --- Short lists first ---
+
+
+def test_lists_grow_from_the_shortest_to_all_over_their_share_of_the_steps() -> None:
+    growing = WarmUpSettings(steps=10, lists_per_step=4, shortest=3, growing=0.6)
+    # six steps from 3 towards 9, a candidate more in each, then all of them
+    assert updates(growing, 9) == [Update(4, count) for count in (3, 4, 5, 6, 7, 8, 9, 9, 9, 9)]
+    assert [update.count for update in updates(growing, 6)] == [3, 3, 4, 4, 5, 5, 6, 6, 6, 6]
+    # no instance has fewer candidates than itself
+    assert [update.count for update in updates(growing, 2)] == [2] * 10
+    assert updates(growing.model_copy(update={"growing": 0.0}), 9) == [Update(4, 9)] * 10
+
+
+@given(
+    gains=st.lists(st.integers(0, 3), min_size=3, max_size=12).filter(lambda gains: len(set(gains)) > 1),
+    count=st.integers(2, 12),
+    seed=st.integers(0, 99),
+)
+def test_a_short_list_has_something_to_choose_and_says_nothing_else(gains: list[int], count: int, seed: int) -> None:
+    whole = example(0, [float(gain) for gain in gains])
+    short = shortened(whole, count, np.random.default_rng(seed))
+    if count >= len(gains):
+        assert short is whole
+        return
+    candidates = short.query.instance.candidates
+    assert len(candidates) == len(short.gains) == len(short.variances) == count
+    assert short.gains.max() == max(gains) > short.gains.min()
+    # each candidate with its own gain, and all in the order that they had
+    assert [whole.gains[candidate.item_id] for candidate in candidates] == short.gains.tolist()
+    places = [candidate.item_id for candidate in candidates]
+    assert places == sorted(set(places))
+    assert replace(short.query.instance, candidates=whole.query.instance.candidates) == whole.query.instance
+
+
+def test_short_lists_are_of_the_same_examples_in_the_same_order(ranker) -> None:
+    examples = [example(number) for number in range(6)]
+    whole = lessons(ranker, examples, [Update(2, K)] * 3, seed=3)
+    short = lessons(ranker, examples, [Update(2, 2), Update(2, 3), Update(2, K)], seed=3)
+    titles = [ranker.tokenizer.decode(lesson.prompt) for update in whole for lesson in update]
+    for number, lesson in enumerate(lesson for update in short for lesson in update):
+        count = 2 + number // 2
+        text = ranker.tokenizer.decode(lesson.prompt)
+        lines = [line.rsplit(":", 1)[0] for line in text.splitlines() if "Film " in line]
+        assert len(lines) == lesson.count == count == len(lesson.answer)
+        # the identifiers are those of a list of that length
+        assert sorted(lesson.answer) == sorted(name for names in ranker.grammar(count).identifiers for name in names)
+        assert {line.split(",")[0] for line in lines} <= {
+            line.split(",")[0] for line in titles[number].splitlines() if "Film " in line
+        }
+    assert short[2] == whole[2]
+
+
+def test_short_lists_are_learnt(ranker, tmp_path) -> None:
+    curve = warm_up(
+        ranker,
+        [example(0), example(1)],
+        settings=WarmUpSettings(steps=80, lists_per_step=2, learning_rate=1e-2, shortest=2, growing=0.2),
+        work_folder=tmp_path,
+        seed=0,
+    )
+    # at first there are two to order, about ln 2 / 2 = .35; four would be .79
+    assert curve["value"].iloc[0] < 0.5
+    assert curve["value"].iloc[-1] < 0.5 * np.log(24) / 4
 
 
 # --- What is learned ---
@@ -199,8 +269,7 @@ def test_dropout_does_something(ranker, tmp_path) -> None:
     """Otherwise the test above would say nothing of it."""
     trainer = ListTrainer(
         ranker,
-        lessons(ranker, [example(0)], [1, 1], seed=0),
-        count=K,
+        lessons(ranker, [example(0)], [Update(1, K)] * 2, seed=0),
         learning_rate=1e-2,
         work_folder=tmp_path,
         seed=0,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from flexrec.errors import InputError
 from flexrec.policy import attention
@@ -23,6 +24,9 @@ from flexrec.policy.attention import AnswerPass, DecodingPass, LastPass, PromptP
 
 # Families whose forward pass is the plain one that `Decoder` repeats; each is compared with its own in the tests.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+AT_ONCE = 4
+"""Prompts that a CPU encodes together where no graph is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,36 @@ class Prompts:
             self.lengths,
             self.seen,
         )
+
+
+def _seen(lengths: Int[Tensor, " B"], width: int) -> Bool[Tensor, "B 1 1 P"] | None:
+    if int(lengths.min()) == width:
+        return None
+    return (torch.arange(width, device=lengths.device) < lengths[:, None])[:, None, None]
+
+
+def _joined(pieces: list[Prompts]) -> Prompts:
+    """Prompts that were encoded apart; the pieces are used up."""
+    if len(pieces) == 1:
+        return pieces[0]
+    lengths = torch.cat([piece.lengths for piece in pieces])
+    width = int(lengths.max())
+
+    def side_by_side(layers: list[list[Tensor]]) -> list[Tensor]:
+        joined = []
+        for _ in range(len(layers[0])):
+            # each layer leaves its piece as it is joined, so that nothing is held twice
+            parts = [layer.pop(0) for layer in layers]
+            joined.append(torch.cat([functional.pad(part, (0, 0, 0, width - part.shape[2])) for part in parts]))
+        return joined
+
+    return Prompts(
+        side_by_side([piece.keys for piece in pieces]),
+        side_by_side([piece.values for piece in pieces]),
+        torch.cat([piece.last for piece in pieces]),
+        lengths,
+        _seen(lengths, width),
+    )
 
 
 @dataclass(frozen=True)
@@ -135,7 +169,17 @@ class Decoder:
         return Lower(keys, values, hidden)
 
     def encode(self, prompts: Sequence[Sequence[int]], pad_token: int, lower: Lower | None = None) -> Prompts:
-        """Run prompts; with a graph where gradients are enabled and something is trained."""
+        """Run prompts; with a graph where gradients are enabled and something is trained.
+
+        Without one a CPU runs a few at a time: what passes between two operations then fits into its caches, and is not
+        so large that the C library fetches fresh pages for it and gives them back every time.
+        """
+        if lower is None and self._embed.weight.device.type == "cpu" and not torch.is_grad_enabled():
+            pieces = [prompts[start : start + AT_ONCE] for start in range(0, len(prompts), AT_ONCE)]
+            return _joined([self._encode(piece, pad_token, None) for piece in pieces])
+        return self._encode(prompts, pad_token, lower)
+
+    def _encode(self, prompts: Sequence[Sequence[int]], pad_token: int, lower: Lower | None) -> Prompts:
         tokens, lengths = self._padded(prompts, pad_token)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         if lower is None and self.untrained:
@@ -149,7 +193,7 @@ class Decoder:
             hidden, key, value = self._maybe_checkpointed(self._prompt_layer, place, hidden, *rotary)
             keys.append(key)
             values.append(value)
-        seen = None if int(lengths.min()) == tokens.shape[1] else (positions < lengths[:, None])[:, None, None]
+        seen = _seen(lengths, tokens.shape[1])
         last, key, value = self._maybe_checkpointed(self._last_layer, hidden, *rotary, lengths, seen)
         return Prompts([*keys, key], [*values, value], self._norm(last[:, 0]), lengths, seen)
 
@@ -257,25 +301,26 @@ class Decoder:
         return self._run(place, hidden, cos, sin, part)
 
     def decoding(self, prompts: Prompts, answers: int, length: int) -> "Decoding":
-        """Begin to decode `answers` answers of at most `length` tokens to each prompt."""
-        parts = [
-            DecodingPass(key, value, prompts.seen, answers, length)
-            for key, value in zip(prompts.keys, prompts.values, strict=True)
-        ]
-        return Decoding(self, prompts, parts)
+        """Begin to decode `answers` answers of at most `length` tokens to each prompt; the prompts are used up."""
+        parts = []
+        for _ in range(len(prompts.keys)):
+            # laid out anew for decoding: each layer leaves as it is, so that not all are held twice
+            key, value = prompts.keys.pop(0), prompts.values.pop(0)
+            parts.append(DecodingPass(key, value, prompts.seen, answers, length))
+        return Decoding(self, prompts.lengths, parts)
 
 
 class Decoding:
     """Answers that grow by a token at a time."""
 
-    def __init__(self, decoder: Decoder, prompts: Prompts, parts: list[DecodingPass]) -> None:
-        self._decoder, self._prompts, self._parts = decoder, prompts, parts
+    def __init__(self, decoder: Decoder, lengths: Int[Tensor, " B"], parts: list[DecodingPass]) -> None:
+        self._decoder, self._lengths, self._parts = decoder, lengths, parts
 
     def step(self, tokens: Int[Tensor, "B G"]) -> Float[Tensor, "B G d"]:
         """Put one token behind every answer, and return its hidden state after the final norm."""
         decoder = self._decoder
         hidden = decoder._embed(tokens)
-        positions = (self._prompts.lengths + self._parts[0].step)[:, None].expand(tokens.shape)
+        positions = (self._lengths + self._parts[0].step)[:, None].expand(tokens.shape)
         cos, sin = decoder._angles(hidden, positions)
         for place, part in enumerate(self._parts):
             hidden = decoder._run(place, hidden, cos, sin, part)

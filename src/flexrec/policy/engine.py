@@ -157,9 +157,9 @@ class SharedPromptEngine:
         # a graph made without the dropout of the adapters would not be the update's
         graph = graph and self._memory is not None and not _drops(self.model)
         with torch.set_grad_enabled(graph):
-            encoded = self._encode(keys, keep=graph)
+            encoded = self._encode(keys, keep=graph).detached()
         with torch.no_grad():
-            sampled = self._decode(encoded.detached(), grammar, rollouts, temperature, seed)
+            sampled = self._decode(encoded, grammar, rollouts, temperature, seed)
         self.model.train(training)
         return sampled
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -99,3 +99,29 @@ def optimal_order(gains: Float[np.ndarray, " K"], rng: np.random.Generator) -> t
     """
     shuffled = rng.permutation(len(gains))
     return tuple(shuffled[np.argsort(-gains[shuffled], kind="stable")].tolist())
+
+
+def shortened(example: Example, count: int, rng: np.random.Generator) -> Example:
+    """The example with `count` of its candidates, in their order; itself where it has no more.
+
+    One of the best and one of the others are always among them, so that there is something to choose.
+
+    Args:
+        example: Its gains are not all equal.
+        count: Candidates to keep, >= 2.
+        rng: Draws them.
+    """
+    if count >= len(example.gains):
+        return example
+    best = example.gains == example.gains.max()
+    pair = [rng.choice(np.flatnonzero(side)) for side in (best, ~best)]
+    others = np.setdiff1d(np.arange(len(example.gains)), pair)
+    kept = np.sort([*pair, *rng.choice(others, count - 2, replace=False)])
+    instance = example.query.instance
+    instance = replace(instance, candidates=tuple(instance.candidates[place] for place in kept))
+    return replace(
+        example,
+        query=replace(example.query, instance=instance),
+        gains=example.gains[kept],
+        variances=example.variances[kept],
+    )

@@ -19,7 +19,7 @@ from flexrec.rl.costs import Costs
 from flexrec.rl.examples import Example
 from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
 from flexrec.rl.trainer import callbacks
-from flexrec.rl.warm_up import Lesson, ListTrainer, lessons, target_tokens
+from flexrec.rl.warm_up import Lesson, ListTrainer, Update, lessons, target_tokens, updates
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ def fine_tune(
     Returns:
         The curves, one row per step and metric: `step`, `metric`, `value`; the loss in nats per token.
     """
-    before = [] if method.adapter is None else [warm_up.lists_per_step] * warm_up.steps
+    count = len(examples[0].gains)
+    before = [] if method.adapter is None else updates(warm_up, count)
     size = method.lists_per_step or _lists_per_step(ranker, examples, settings)
-    sizes = [*before, *([size] * settings.steps)]
     logger.info(
         "fine-tuning: %s%d updates of %d lists",
-        f"{len(before)} updates of {before[0]} lists, then " if before else "",
+        f"{len(before)} updates of {warm_up.lists_per_step} lists, then " if before else "",
         settings.steps,
         size,
     )
@@ -64,8 +64,7 @@ def fine_tune(
     trainer = _Trainer(
         costs,
         ranker,
-        lessons(ranker, examples, sizes, seed=seed),
-        count=len(examples[0].gains),
+        lessons(ranker, examples, [*before, *([Update(size, count)] * settings.steps)], seed=seed),
         learning_rate=method.learning_rate,
         work_folder=work_folder,
         seed=seed,

@@ -90,6 +90,8 @@ class WarmUpSettings(Settings):
     steps: int = Field(25, ge=0, description="Optimiser steps; 0 leaves the model as it is")
     lists_per_step: int = Field(8, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
+    growing: float = Field(0.0, ge=0, le=1, description="Share of the steps over which the lists grow; 0: whole lists")
+    shortest: int = Field(3, ge=2, description="Candidates of the first lists, where lists grow")
 
 
 class RlSettings(Settings):

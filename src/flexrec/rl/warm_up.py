@@ -7,6 +7,7 @@ TRL's `SFTTrainer` computes the whole vocabulary's logits at every token of the 
 needed here.
 """
 
+import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from flexrec.policy.grammar import Kind, follow
 from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings
 from flexrec.progress import emit
-from flexrec.rl.examples import Example, optimal_order
+from flexrec.rl.examples import Example, optimal_order, shortened
 from flexrec.rl.settings import WarmUpSettings
 
 
@@ -49,10 +50,43 @@ def add_adapter(model: Any, settings: AdapterSettings, seed: int) -> Any:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A prompt and the answer to learn, as tokens."""
+    """A prompt and the answer to learn, as tokens.
+
+    Attributes:
+        prompt: Its tokens.
+        answer: Its tokens.
+        count: Candidates that it ranks.
+    """
 
     prompt: list[int]
     answer: list[int]
+    count: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimiser update learns from: how many lists, of how many candidates."""
+
+    lists: int
+    count: int
+
+
+def updates(settings: WarmUpSettings, count: int) -> list[Update]:
+    """The updates of a warm-up.
+
+    The lists grow evenly from `shortest` candidates to all of them over the share `growing` of the steps. Where a line
+    is, what it says and which identifier stands behind it is the same in a short list, with fewer to choose from: a
+    model that does not yet know what is asked of it finds it there first (curriculum learning, Bengio et al., 2009).
+
+    Args:
+        settings: Of the warm-up.
+        count: K, candidates of an instance, >= 2.
+    """
+    shortest = min(settings.shortest, count)
+    growing = math.ceil(settings.growing * settings.steps)
+    lengths = [shortest + (count - shortest) * step // growing for step in range(growing)]
+    lengths += [count] * (settings.steps - growing)
+    return [Update(settings.lists_per_step, length) for length in lengths]
 
 
 def target_tokens(ranker: Ranker, order: Sequence[int]) -> list[int]:
@@ -63,29 +97,33 @@ def target_tokens(ranker: Ranker, order: Sequence[int]) -> list[int]:
     return [*grammar.opening, *names, *grammar.closing, *end]
 
 
-def lessons(ranker: Ranker, examples: Sequence[Example], sizes: Sequence[int], *, seed: int) -> list[list[Lesson]]:
+def lessons(ranker: Ranker, examples: Sequence[Example], updates: Sequence[Update], *, seed: int) -> list[list[Lesson]]:
     """The optimal lists that each update learns from: every example once before any twice, in seeded order.
 
     Args:
         ranker: Writes prompts and answers.
-        examples: Training queries with their gains.
-        sizes: Number of lists of each update.
-        seed: Seed of the order of the examples, and of the order of equal gains.
+        examples: Training queries with their gains, not all of them equal.
+        updates: What each update learns from.
+        seed: Seed of the order of the examples, of the order of equal gains, and of the candidates of shorter lists.
     """
+    sizes = [update.lists for update in updates]
     wanted = sum(sizes)
     rng = np.random.default_rng(seed)
     rounds = [rng.permutation(len(examples)) for _ in range(-(-wanted // len(examples)))]
-    # a stream of its own, so that equal gains do not change which examples come
-    ties = np.random.default_rng([seed, 1])
+    # streams of their own, so that neither equal gains nor shorter lists change which examples come
+    ties, choices = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+    rows = iter(np.concatenate([np.empty(0, dtype=np.int64), *rounds])[:wanted].tolist())
     prompts: dict[int, list[int]] = {}
-    chosen = []
-    for row in np.concatenate([np.empty(0, dtype=np.int64), *rounds])[:wanted].tolist():
-        if row not in prompts:
-            prompts[row] = ranker.prompt(examples[row].query)
-        answer = target_tokens(ranker, optimal_order(examples[row].gains, ties))
-        chosen.append(Lesson(prompts[row], answer))
-    ends = np.cumsum(sizes).tolist()
-    return [chosen[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+    def lesson(row: int, count: int) -> Lesson:
+        example = shortened(examples[row], count, choices)
+        if example is not examples[row]:
+            prompt = ranker.prompt(example.query)
+        else:
+            prompt = prompts[row] = prompts.get(row) or ranker.prompt(example.query)
+        return Lesson(prompt, target_tokens(ranker, optimal_order(example.gains, ties)), len(example.gains))
+
+    return [[lesson(next(rows), update.count) for _ in range(update.lists)] for update in updates]
 
 
 def warm_up(
@@ -107,8 +145,7 @@ def warm_up(
         return pd.DataFrame({"step": [], "metric": [], "value": []})
     trainer = ListTrainer(
         ranker,
-        lessons(ranker, examples, [settings.lists_per_step] * settings.steps, seed=seed),
-        count=len(examples[0].gains),
+        lessons(ranker, examples, updates(settings, len(examples[0].gains)), seed=seed),
         learning_rate=settings.learning_rate,
         work_folder=work_folder,
         seed=seed,
@@ -126,8 +163,7 @@ class ListTrainer(Trainer):
 
     Args:
         ranker: The policy, with trainable weights.
-        updates: What each optimiser update learns from.
-        count: Number of candidates of every query.
+        updates: What each optimiser update learns from: lists of equally many candidates.
         learning_rate: Constant.
         work_folder: Scratch folder, and checkpoints where `save_every` is given.
         seed: Of the dropout of adapters.
@@ -142,7 +178,6 @@ class ListTrainer(Trainer):
         ranker: Ranker,
         updates: Sequence[Sequence[Lesson]],
         *,
-        count: int,
         learning_rate: float,
         work_folder: Path,
         seed: int,
@@ -151,7 +186,7 @@ class ListTrainer(Trainer):
         max_gradient_norm: float = 1.0,
         checkpointing: bool = False,
     ) -> None:
-        self._grammar = ranker.grammar(count)
+        self._grammar = ranker.grammar
         self._engine = ranker.engine(checkpointing=checkpointing)
         self._pad_token = ranker.tokenizer.pad_token_id
         super().__init__(
@@ -190,9 +225,11 @@ class ListTrainer(Trainer):
         answers = [lesson.answer for lesson in update]
         length = max(len(answer) for answer in answers)
         completions = torch.tensor([answer + [self._pad_token] * (length - len(answer)) for answer in answers])
-        constraints, _ = follow(self._grammar, answers, length)
+        (count,) = {lesson.count for lesson in update}
+        grammar = self._grammar(count)
+        constraints, _ = follow(grammar, answers, length)
         prompts = [lesson.prompt for lesson in update]
-        return {"prompts": prompts, "completions": completions, "constraints": constraints}
+        return {"prompts": prompts, "completions": completions, "constraints": constraints, "grammar": grammar}
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -202,7 +239,7 @@ class ListTrainer(Trainer):
         seeds = np.random.SeedSequence([self.args.seed, self.state.global_step])
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         logps, _ = self._engine.score(
-            inputs["prompts"], inputs["completions"], inputs["constraints"], self._grammar, entropies=False
+            inputs["prompts"], inputs["completions"], inputs["constraints"], inputs["grammar"], entropies=False
         )
         kind = torch.as_tensor(inputs["constraints"].kind, device=logps.device)
         learnt = (kind == int(Kind.FREE)) | (kind == int(Kind.CHOICE))
