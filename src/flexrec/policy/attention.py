@@ -102,7 +102,9 @@ class DecodingPass:
         batch, heads, _, width = keys.shape
         self._keys = keys.transpose(-1, -2).contiguous()
         self._values = values.contiguous()
-        self._seen = seen
+        # padding begins behind the shortest prompt: only there is anything to hide
+        self._shortest = 0 if seen is None else int(seen.all(0).sum())
+        self._padding = None if seen is None else ~seen[..., self._shortest :]
         self._own_keys = self._values.new_empty(batch, heads, answers, length, width)
         self._own_values = torch.empty_like(self._own_keys)
         self.step = 0
@@ -118,12 +120,13 @@ class DecodingPass:
         self.step += 1
         rows = query.unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(2, 3) * scale
         prompt = rows @ self._keys
-        if self._seen is not None:
-            prompt = prompt.masked_fill(~self._seen, -torch.inf)
+        if self._padding is not None:
+            prompt[..., self._shortest :].masked_fill_(self._padding, -torch.inf)
         # the query heads of one key head, as rows of one small product
         apart = (batch, kv_heads, answers, heads // kv_heads)
         own = rows.view(*apart, width) @ self._own_keys[:, :, :, : self.step].transpose(-1, -2)
-        weights = torch.cat([prompt, own.flatten(2, 3)], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+        # the kernel computes in float32 whatever the type
+        weights = torch.cat([prompt, own.flatten(2, 3)], -1).softmax(-1)
         first, second = weights.split([prompt.shape[-1], self.step], -1)
         out = first @ self._values + (second.unflatten(2, apart[2:]) @ self._own_values[:, :, :, : self.step]).flatten(
             2, 3
