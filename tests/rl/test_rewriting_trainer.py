@@ -171,8 +171,9 @@ def test_both_engines_train_the_same(tiny_folder, tmp_path):
 def test_it_learns_what_is_rewarded(tiny_folder, tmp_path):
     settings = SETTINGS.model_copy(
         update={
-            # a random model is undecided: its distribution is sharpened, so that some steps are enough
-            "steps": 15,
+            # A random model is undecided: its distribution is sharpened, so that some steps are enough. Any of five
+            # seeds is above 1 by step 30, on the way there one is as late as another is early.
+            "steps": 40,
             "temperature": 0.2,
             "prompts_per_step": 1,
             "rollouts": 16,
@@ -184,7 +185,9 @@ def test_it_learns_what_is_rewarded(tiny_folder, tmp_path):
     )
     _, curves = train(tiny_folder, tmp_path, settings)
     rewards = curves[curves["metric"] == "reward"].sort_values("step")["value"].to_numpy()
-    assert rewards[-5:].mean() > rewards[:5].mean() + 0.5
+    # small tokens and the right form are worth 1.1
+    assert rewards[:5].mean() < 0.5
+    assert rewards[-5:].mean() > 0.9
 
 
 def test_answers_of_the_wrong_form_alone_teach_nothing(tiny_folder, tmp_path):
