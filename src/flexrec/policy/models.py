@@ -219,8 +219,10 @@ def load_policy(base_folder: Path, checkpoint: Path | None, *, device: str = "cp
     if (checkpoint / ADAPTER_FILE).exists():
         from peft import PeftModel
 
+        from flexrec.policy.lora import in_model_type
+
         base = load_base(base_folder, device=device)
-        policy = PeftModel.from_pretrained(base, str(checkpoint), is_trainable=trainable)
+        policy = in_model_type(PeftModel.from_pretrained(base, str(checkpoint), is_trainable=trainable))
         # PEFT looks the base model up when it saves: on the hub, if the checkpoint's name for it is no folder here
         policy.peft_config["default"].base_model_name_or_path = str(base_folder)
         return policy

@@ -33,6 +33,8 @@ def add_adapter(model: Any, settings: AdapterSettings, seed: int) -> Any:
         return model
     from peft import LoraConfig, get_peft_model
 
+    from flexrec.policy.lora import in_model_type
+
     layers = model.config.num_hidden_layers
     adapted = None if settings.upper_layers is None else list(range(max(0, layers - settings.upper_layers), layers))
     config = LoraConfig(
@@ -45,7 +47,7 @@ def add_adapter(model: Any, settings: AdapterSettings, seed: int) -> Any:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        return in_model_type(get_peft_model(model, config))
 
 
 @dataclass(frozen=True)
