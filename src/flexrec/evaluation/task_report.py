@@ -11,7 +11,13 @@ from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import dcg, discounts, engagement_gain, ideal_dcg
 from flexrec.ranking.task import TaskSettings
 from flexrec.retrieval.signals import trend_coverage
+from flexrec.study.paper import near_random_rows
 from flexrec.tabular import Table, as_table
+
+ENGAGEMENT = "engagement"
+"""Name of the scores of the labels themselves, which stand beside those of the needs."""
+
+_SHOWN = ("ndcg_at_5", "ndcg_at_10", "ndcg_at_30")
 
 
 def expected_random_ndcg(gains: Float[np.ndarray, "*batch K"], k: int) -> Float[np.ndarray, "*batch"]:
@@ -64,7 +70,7 @@ def describe_task(
     engagement = pd.DataFrame(
         {
             Columns.INSTANCE_ID: true_labels[Columns.INSTANCE_ID],
-            Columns.NEED: "engagement",
+            Columns.NEED: ENGAGEMENT,
             Columns.GAINS: [
                 engagement_gain(np.asarray(row, dtype=np.float64), task.gain) for row in true_labels[Columns.ENGAGEMENT]
             ],
@@ -85,8 +91,25 @@ def describe_task(
         "candidates_per_instance": float(labelled_instances[Columns.CANDIDATES].map(len).mean()),
         "trend_coverage": {f"{window:g} days": share for window, share in coverage.items()},
         "test_scores": scores,
-        "paper_random_ndcg": None if task.paper_random is None else list(task.paper_random),
+        "paper_near_random": _paper_rows(task, list(scores)),
     }
+
+
+def _paper_rows(task: TaskSettings, needs: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The paper's near-random rows by need, where it has some; those of the labels stand by the engagement at least."""
+    if task.paper_dataset is None:
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for need in needs:
+        about = need
+        if need == ENGAGEMENT:
+            about = "search" if task.context == "query" else "interest"
+            if about in needs:
+                continue
+        rows = near_random_rows(task.paper_dataset, about)
+        if rows:
+            found[need] = [{"row": ", ".join(filter(None, (row.method, row.model))), **row.metrics} for row in rows]
+    return found
 
 
 def _order_scores(gains: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
@@ -118,7 +141,7 @@ def task_text(report: dict[str, Any]) -> str:
             " ".join(f"{scores[f'{order}_ndcg_at_{k}']:.3f}" for k in (5, 10, 30)) for order in ("random", "retriever")
         )
         lines.append(f"  {need:<36}{random:<18}{retriever}")
-    if report["paper_random_ndcg"]:
-        paper = " ".join(f"{value:.3f}" for value in report["paper_random_ndcg"])
-        lines.append(f"  {'the paper, engagement, near-random':<36}{paper}")
+        for row in report["paper_near_random"].get(need, []):
+            known = " ".join(f"{row[name]:.3f}" if name in row else "  -  " for name in _SHOWN)
+            lines.append(f"  {'  the paper: ' + row['row']:<36}{known.rstrip()}")
     return "\n".join(lines) + "\n"
