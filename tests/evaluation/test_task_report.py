@@ -180,6 +180,13 @@ def test_what_was_dropped_is_told() -> None:
     assert "repeated rows" not in task_text(report)
 
 
+def test_users_without_a_request_are_told() -> None:
+    retrieved = {"train": {"users dropped": 1200}, "validation": {"users dropped": 0}, "test": {"users dropped": 3}}
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(), retrieved=retrieved)
+    assert "users dropped, whose pools are smaller than K: 1,200 train, 3 test" in task_text(report)
+    assert "users dropped" not in task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))
+
+
 def test_the_platforms_own_counts_are_the_coverage() -> None:
     # 10 was played on the day that ends with day 9, 30 on the one that ends with day 7
     daily = pd.DataFrame({"item_id": [10, 30, 20], "timestamp": [8 * DAY, 6 * DAY, 9 * DAY], "count": [7, 1, 0]})

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import dcg, discounts, engagement_gain, ideal_dcg
 from flexrec.ranking.task import TaskSettings
+from flexrec.retrieval.instances import DROPPED
 from flexrec.retrieval.signals import trend_coverage
 from flexrec.study.paper import near_random_rows
 from flexrec.tabular import Table, as_table
@@ -44,6 +45,7 @@ def describe_task(
     *,
     daily_counts: pd.DataFrame | None = None,
     dropped: Mapping[str, int] | None = None,
+    retrieved: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Size of the task, how informative its signals are, and what a random and the retriever's order score.
 
@@ -55,6 +57,7 @@ def describe_task(
         task: What the task was made with.
         daily_counts: The common table, where the trend is the platform's own count.
         dropped: Rule in words -> rows that the source dropped or repaired by it.
+        retrieved: What the retrieval counted, by split.
 
     Returns:
         Plain values, ready for JSON; the scores are means over the test instances.
@@ -87,6 +90,7 @@ def describe_task(
         "observed_share": float(size["observed"] / size["rows"]),
         "users": int(size["users"]),
         "dropped": dict(dropped or {}),
+        "retrieved": {split: dict(counts) for split, counts in (retrieved or {}).items()},
         "instances": {str(split): int(count) for split, count in sorted(counts.items())},
         "candidates_per_instance": float(labelled_instances[Columns.CANDIDATES].map(len).mean()),
         "trend_coverage": {f"{window:g} days": share for window, share in coverage.items()},
@@ -133,6 +137,7 @@ def task_text(report: dict[str, Any]) -> str:
         f"{report['observed_share']:.1%} of them observed",
         f"instances: {instances}; {report['candidates_per_instance']:g} candidates each",
         *(f"{rule}: {rows:,}" for rule, rows in report["dropped"].items() if rows),
+        *_left_out(report["retrieved"]),
         f"candidates that somebody took up before the query: {coverage}",
         "NDCG@5/10/30 on test instances" + " " * 8 + "random order      retriever's order",
     ]
@@ -145,3 +150,10 @@ def task_text(report: dict[str, Any]) -> str:
             known = " ".join(f"{row[name]:.3f}" if name in row else "  -  " for name in _SHOWN)
             lines.append(f"  {'  the paper: ' + row['row']:<36}{known.rstrip()}")
     return "\n".join(lines) + "\n"
+
+
+def _left_out(retrieved: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for the users without a request, by split; none where every user has one."""
+    by_split = {split: counts[DROPPED] for split, counts in retrieved.items() if counts[DROPPED]}
+    users = ", ".join(f"{count:,} {split}" for split, count in by_split.items())
+    return [f"{DROPPED}, whose pools are smaller than K: {users}"] if users else []
