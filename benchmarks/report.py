@@ -12,7 +12,19 @@ from benchmarks.common import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 NOTES = ROOT / "benchmarks" / "notes.md"
-ORDER = ("update", "memory", "sampling", "greedy", "rewards", "step", "step_profile", "tabular", "critic", "search")
+ORDER = (
+    "update",
+    "memory",
+    "sampling",
+    "greedy",
+    "rewards",
+    "step",
+    "step_profile",
+    "tabular",
+    "data",
+    "critic",
+    "search",
+)
 INTRODUCTION = """# Benchmarks
 
 Every ratio is that of the medians of one process run in which both sides took turns (memory and other commits:

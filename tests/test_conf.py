@@ -19,7 +19,7 @@ from flexrec.runner import is_persisted, is_work_folder, unwrapped
 from flexrec.selection import Parameters, validate_selection
 from flexrec.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS
 
-ENVIRONMENTS = ["base", "test", "gpu"]
+ENVIRONMENTS = ["base", "test", "gpu", "spark"]
 
 
 def settings_of(root: Path, env: str, given: dict | None = None) -> Parameters:
@@ -55,7 +55,7 @@ def test_every_environment_loads_and_validates(project_root, env) -> None:
 
 
 def test_what_each_environment_is_for(read) -> None:
-    base, test, gpu = (read[env] for env in ENVIRONMENTS)
+    base, test, gpu, spark = (read[env] for env in ENVIRONMENTS)
     assert (base.dataset, base.model, base.retrieve.embedder.kind) == (
         "ml-100k",
         "smollm2-135m",
@@ -71,6 +71,9 @@ def test_what_each_environment_is_for(read) -> None:
     # what an environment does not name stays
     assert test.rl.learning_rate == base.rl.learning_rate
     assert gpu.task.gain == base.datasets["ml-1m"].gain
+    # Spark differs by its engine alone
+    assert (base.engine.root.kind, spark.engine.root.kind) == ("duckdb", "spark")
+    assert spark.model_copy(update={"engine": base.engine}) == base
     # nothing is fetched from a hub unless an entry says so
     assert base.model_settings.root.source == "index"
 
@@ -97,8 +100,17 @@ def test_what_can_be_chosen_is_in_the_paths(project_root) -> None:
 
 # --- Misspelt keys ---
 
-FREE = {("datasets",), ("needs",), ("methods",), ("models",), ("embedders",), ("needs_asked",), ("prompt", "signals")}
-"""Tables whose keys are names; an entry is checked as what it is."""
+FREE = {
+    ("engine", "config"),
+    ("datasets",),
+    ("needs",),
+    ("methods",),
+    ("models",),
+    ("embedders",),
+    ("needs_asked",),
+    ("prompt", "signals"),
+}
+"""Tables whose keys are names; an entry is checked as what it is. Spark's own settings are not ours to know."""
 
 
 def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -353,7 +353,7 @@ def everything(folder: Path, engine: dict, world) -> dict[str, pd.DataFrame]:
     stored = dataset(folder, engine).load()
     observed(folder, engine).save(sparsify(stored, density=0.2, seed=0))
     observations = observed(folder, engine).load()
-    instances = build_instances(
+    instances, _ = build_instances(
         observations,
         embeddings,
         candidates=5,

@@ -72,6 +72,15 @@ def test_rewards_the_profile_and_the_page(run, tmp_path):
     assert text.endswith("## Notes\n\nWhat did not help.\n")
 
 
+def test_data_is_made_from_nothing_and_described(run):
+    (row,) = run("data")["rows"]
+    assert row["settings"]["instances"] == {"test": 16, "train": 60, "validation": 8}
+    assert set(row["settings"]["NDCG@5/10/30 of a random order"]) >= {"interest", "explore", "trend"}
+    # a process of its own, that took its time and memory
+    assert row["seconds"]["kedro run"][0] > 1
+    assert row["peak_mib"]["kedro run"] > 100
+
+
 def test_the_page_has_the_rates_of_steps(tmp_path):
     from benchmarks import report
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flexrec.critic.completion import COMPLETIONS, training_gains
+from flexrec.critic.completion import COMPLETIONS, SILENT, count_silent, training_gains
 from flexrec.critic.settings import NeighbourSettings
 from flexrec.errors import InputError
 from flexrec.ranking.completions import Completion
@@ -89,6 +89,9 @@ def test_lists_that_teach_nothing_are_counted(caplog) -> None:
         "training gains (observed): 1 of 2 training instances have the same gain for every candidate under interest: "
         "they teach nothing"
     ]
+    every = {"interest": {"instances": 2, SILENT: 0}, "trend": {"instances": 2, SILENT: 0}}
+    assert count_silent(complete("critic")) == every
+    assert count_silent(complete("observed")) == every | {"interest": {"instances": 2, SILENT: 1}}
 
 
 def test_predictions_are_read_by_the_critic_alone() -> None:

@@ -129,12 +129,47 @@ def test_it_is_plain_json() -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_the_papers_row_stands_beside_ours() -> None:
-    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(paper_random=(0.1, 0.2, 0.3)))
-    text = task_text(report)
-    assert "the paper, engagement, near-random  0.100 0.200 0.300" in text
+@pytest.mark.parametrize(
+    ("dataset", "context", "need", "rows"),
+    [
+        (
+            "ml-1m",
+            "history",
+            "interest",
+            [
+                "star  0.500 0.562 0.797",
+                "untrained, GPT-4o  0.508 0.564 0.800",
+                "untrained, Qwen2.5-3B  0.497 0.553 0.794",
+            ],
+        ),
+        ("ml-1m", "history", "explore", ["untrained, Qwen2.5-3B  0.729   -     -"]),
+        ("ml-1m", "history", "trend", ["untrained, Qwen2.5-3B  0.581   -     -"]),
+        ("kuairec", "history", "explore", ["untrained, Qwen2.5-3B  0.706   -     -"]),
+        ("kuairec", "history", "trend", ["untrained, Qwen2.5-3B  0.540   -     -"]),
+        (
+            "esci",
+            "query",
+            "search",
+            ["star  0.412   -     -", "untrained, GPT-4o  0.502   -     -", "untrained, Qwen2.5-3B  0.449   -     -"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_papers_rows_stand_beside_ours(dataset, context, need, rows) -> None:
+    gains = GAINS.replace({"need": {"a": need}})
+    chosen = task(paper_dataset=dataset, context=context)
+    lines = task_text(describe_task(labelled(), LABELS, OBSERVATIONS, gains, chosen)).splitlines()
+    at = next(place for place, line in enumerate(lines) if line.split()[:1] == [need])
+    below = [line.removeprefix("    the paper: ") for line in lines[at + 1 : at + 1 + len(rows)]]
+    assert [" ".join(line.split()) for line in below] == [" ".join(row.split()) for row in rows]
+    # none by a need that the paper does not know; three by the labels, unless the need is asked for that is about them
+    every = [line for line in lines if line.startswith("    the paper: ")]
+    assert len(every) == len(rows) + (0 if need in ("interest", "search") else 3)
+
+
+def test_a_dataset_that_the_paper_does_not_have_is_beside_nothing() -> None:
+    text = task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))
     assert "5 interactions of 3 users, 40.0% of them observed" in text
-    assert "paper" not in task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))
+    assert "paper" not in text
 
 
 def test_what_was_dropped_is_told() -> None:
@@ -143,6 +178,13 @@ def test_what_was_dropped_is_told() -> None:
     assert report["dropped"] == dropped
     assert "rows without a time, dropped: 1,234" in task_text(report)
     assert "repeated rows" not in task_text(report)
+
+
+def test_users_without_a_request_are_told() -> None:
+    retrieved = {"train": {"users dropped": 1200}, "validation": {"users dropped": 0}, "test": {"users dropped": 3}}
+    report = describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task(), retrieved=retrieved)
+    assert "users dropped, whose pools are smaller than K: 1,200 train, 3 test" in task_text(report)
+    assert "users dropped" not in task_text(describe_task(labelled(), LABELS, OBSERVATIONS, GAINS, task()))
 
 
 def test_the_platforms_own_counts_are_the_coverage() -> None:

@@ -24,7 +24,7 @@ def build(observations, embeddings, **changes):
         "seed": 0,
         "star": StarSettings(),
     }
-    return build_instances(observations, embeddings, **(arguments | changes))
+    return build_instances(observations, embeddings, **(arguments | changes))[0]
 
 
 def seven_rows():

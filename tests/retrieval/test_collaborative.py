@@ -82,7 +82,7 @@ def test_only_observed_interactions_of_training_users_count():
 
 
 def retrieved(table, embeddings):
-    return build_instances(
+    instances, _ = build_instances(
         table,
         embeddings,
         candidates=5,
@@ -92,6 +92,7 @@ def retrieved(table, embeddings):
         seed=0,
         star=StarSettings(decay=0.5, collaborative=0.4),
     )
+    return instances
 
 
 def test_the_retriever_against_a_loop(world):

@@ -31,7 +31,7 @@ def label(instances, observations, items, **changes):
 
 def build(observations, embeddings, seed=0):
     limits = {"train": 1000, "validation": 1000, "test": 1000}
-    return build_instances(
+    instances, _ = build_instances(
         observations,
         embeddings,
         candidates=5,
@@ -41,6 +41,7 @@ def build(observations, embeddings, seed=0):
         seed=seed,
         star=StarSettings(),
     )
+    return instances
 
 
 def by_candidate(labelled, row):

@@ -1,6 +1,7 @@
 """ESCI: tables by hand, every rule about odd rows, the refusals, the real pieces, and the graph on made-up ones."""
 
 import json
+import os
 from pathlib import Path
 
 import ibis
@@ -20,7 +21,14 @@ from flexrec.sources.sparsify import sparsify
 from flexrec.sources.tables import Tables
 from whole_project import WholeProject
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "esci"
+REAL = Path(os.environ.get("FLEXREC_REAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "esci"
+
+
+def needs_real(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not (REAL / name).is_file(),
+        reason=f"{name}, a real piece of ESCI, is not here (FLEXREC_REAL_DATA names the folder above)",
+    )
 
 
 def examples(**changes: dict[int, object]) -> pd.DataFrame:
@@ -292,9 +300,7 @@ def test_the_registry_has_both() -> None:
 # ---- the real pieces ----
 
 
-@pytest.mark.skipif(
-    not (REAL / "vespa_test-sample.parquet").is_file(), reason=f"the real pieces of ESCI are not in {REAL}"
-)
+@needs_real("vespa_test-sample.parquet")
 def test_the_real_sample(tmp_path) -> None:
     judged = pd.read_parquet(REAL / "vespa_test-sample.parquet")
     with pa.input_stream(REAL / "vespa_sample-products.jsonl.zstd", compression="zstd") as stream:
@@ -312,3 +318,77 @@ def test_the_real_sample(tmp_path) -> None:
     first = tables.items.set_index(Columns.SOURCE_ID).loc["B08VSJGP1N"]
     assert first[Columns.TITLE].startswith("Apple Carplay Double Din Car Stereo, Rimoody 7 Inch")
     assert "\n" not in first[Columns.TEXT]
+
+
+@needs_real("underspec-analysis_esci_200.csv")
+@pytest.mark.parametrize("small_version", [True, False])
+def test_two_hundred_real_judgments(tmp_path, small_version) -> None:
+    """Real queries, one judged product each, with every text; the grades are spelt out there, and no split is told."""
+    pieces = pd.read_csv(REAL / "underspec-analysis_esci_200.csv", keep_default_na=False)
+    judged = pieces[[name for name in examples().columns if name != "split"]].assign(split="train")
+    judged["esci_label"] = judged["esci_label"].str[0]
+    # in another order than by id, as no order is promised
+    tables = read(tmp_path, judged[::-1], pieces[list(products().columns)], small_version=small_version)
+    taken = pieces[pieces["small_version"] == 1] if small_version else pieces
+    assert len(taken) == (75 if small_version else 200)
+    taken = taken.sort_values("example_id")
+    gains = {"Exact": 1.0, "Substitute": 0.1, "Complement": 0.01, "Irrelevant": 0.0}
+    frame = Interactions.validate(tables.interactions)
+    assert frame[Columns.ENGAGEMENT].tolist() == taken["esci_label"].map(gains).tolist()
+    assert frame[Columns.USER_ID].tolist() == taken["query_id"].tolist()
+    items = Items.validate(tables.items).set_index(Columns.ITEM_ID)
+    named = items.loc[frame[Columns.ITEM_ID]]
+    assert named[Columns.SOURCE_ID].tolist() == taken["product_id"].tolist()
+    # ids are places among all products of the file, whatever is taken
+    order = sorted(pieces["product_id"])
+    assert frame[Columns.ITEM_ID].tolist() == [order.index(product) for product in taken["product_id"]]
+    assert tables.queries is not None
+    asked = Queries.validate(tables.queries).set_index(Columns.USER_ID)[Columns.QUERY]
+    assert asked.to_dict() == dict(zip(taken["query_id"], taken["query"], strict=True))
+    for product, text in zip(taken.to_dict("records"), named[Columns.TEXT], strict=True):
+        said = [product[f"product_{name}"] for name in ("title", "bullet_point")]
+        said += [f"Brand: {product['product_brand']}", f"Colour: {product['product_color']}"]
+        # with descriptions of hundreds of lines, markup and emoji beside it, none of which is read
+        assert text == ". ".join(" ".join(part.split()) for part in said)
+    left_out = {"judgments outside the small version, left out": 125} if small_version else {}
+    assert tables.dropped == left_out
+
+
+@needs_real("opensearch_esci_us_judgments.json")
+def test_real_judgments_of_a_hundred_and_fifty_queries(tmp_path) -> None:
+    """6,678 real judgments of the official depth, without any text of a product: called by their ids."""
+    lists = json.loads((REAL / "opensearch_esci_us_judgments.json").read_text(encoding="utf-8"))["judgmentRatings"]
+    grades = {100.0: "E", 10.0: "S", 1.0: "C", 0.0: "I"}
+    rows = [
+        (number, entry["query"], rating["docId"], grades[float(rating["rating"])])
+        for number, entry in enumerate(lists)
+        for rating in entry["ratings"]
+    ]
+    judged = pd.DataFrame(rows, columns=["query_id", "query", "product_id", "esci_label"]).reset_index(
+        names="example_id"
+    )
+    judged = judged.assign(product_locale="us", small_version=1, split="train")
+    ids = sorted(set(judged["product_id"]))
+    sold = pd.DataFrame({"product_id": ids, "product_locale": "us"})
+    for name in ("title", "bullet_point", "brand", "color"):
+        sold[f"product_{name}"] = pd.Series([None] * len(ids), dtype="string")
+    tables = read(tmp_path, judged, sold, fewest_judged=16)
+    sizes = judged.drop_duplicates(["query_id", "product_id"]).groupby("query_id").size()
+    deep = judged[judged["query_id"].map(sizes >= 16)].drop_duplicates(["query_id", "product_id"])
+    assert (len(lists), len(judged)) == (150, 6678)
+    assert sorted(judgments(tables)) == [
+        (place, query, ids.index(product), {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}[label])
+        for place, (query, product, label) in enumerate(
+            zip(deep["query_id"], deep["product_id"], deep["esci_label"], strict=True)
+        )
+    ]
+    again, few = len(judged) - sizes.sum(), sizes[sizes < 16].sum()
+    expected = {
+        "judgments of a pair judged before, dropped": again,
+        "judgments of queries with fewer than 16 judged products, left out": few,
+        "products without a title, called by their id": deep["product_id"].nunique(),
+    }
+    assert tables.dropped == {rule: count for rule, count in expected.items() if count}
+    # that K = 16 candidates are there to choose from is the rule, not the exception
+    assert (sizes >= 16).mean() > 0.7
+    assert tables.items[Columns.TITLE].tolist() == tables.items[Columns.SOURCE_ID].tolist()

@@ -133,7 +133,7 @@ def labels_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """instances, labelled_instances and true_labels."""
     queries = queries_table(tables.queries)
-    instances = build_instances(
+    instances, _ = build_instances(
         observations,
         embedded(tables.items, Columns.ITEM_ID, Columns.TEXT),
         candidates=6,

@@ -19,6 +19,9 @@ from flexrec.ranking.needs import Need, need_gains
 
 logger = logging.getLogger(__name__)
 
+SILENT = "lists of equal gains left out"
+"""Of the counts: lists all of whose candidates have the same gain."""
+
 Moments = tuple[list[Float[np.ndarray, " K"]], list[Float[np.ndarray, " K"]]]
 """Means and variances of the gains of the candidates of each instance; read where the label is not observed."""
 
@@ -150,6 +153,21 @@ def training_gains(
             for (instance_id, _, _), (mean, variance) in zip(completed, gains, strict=True)
         ]
     return pd.DataFrame(rows, columns=[Columns.INSTANCE_ID, Columns.NEED, Columns.MEAN, Columns.VARIANCE])
+
+
+def count_silent(gains: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How many lists of a table of training gains teach nothing, by need: no order of theirs is better than another.
+
+    They are the ones that warm-up and training leave out.
+
+    Args:
+        gains: Table `training_gains`.
+    """
+    silent = gains[Columns.MEAN].map(lambda mean: float(np.ptp(mean)) == 0.0)
+    return {
+        str(need): {"instances": len(rows), SILENT: int(rows.sum())}
+        for need, rows in silent.groupby(gains[Columns.NEED], sort=False)
+    }
 
 
 def aligned_predictions(

@@ -10,8 +10,15 @@ from jaxtyping import Float
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import dcg, discounts, engagement_gain, ideal_dcg
 from flexrec.ranking.task import TaskSettings
+from flexrec.retrieval.instances import DROPPED
 from flexrec.retrieval.signals import trend_coverage
+from flexrec.study.paper import near_random_rows
 from flexrec.tabular import Table, as_table
+
+ENGAGEMENT = "engagement"
+"""Name of the scores of the labels themselves, which stand beside those of the needs."""
+
+_SHOWN = ("ndcg_at_5", "ndcg_at_10", "ndcg_at_30")
 
 
 def expected_random_ndcg(gains: Float[np.ndarray, "*batch K"], k: int) -> Float[np.ndarray, "*batch"]:
@@ -38,6 +45,7 @@ def describe_task(
     *,
     daily_counts: pd.DataFrame | None = None,
     dropped: Mapping[str, int] | None = None,
+    retrieved: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """Size of the task, how informative its signals are, and what a random and the retriever's order score.
 
@@ -49,6 +57,7 @@ def describe_task(
         task: What the task was made with.
         daily_counts: The common table, where the trend is the platform's own count.
         dropped: Rule in words -> rows that the source dropped or repaired by it.
+        retrieved: What the retrieval counted, by split.
 
     Returns:
         Plain values, ready for JSON; the scores are means over the test instances.
@@ -64,7 +73,7 @@ def describe_task(
     engagement = pd.DataFrame(
         {
             Columns.INSTANCE_ID: true_labels[Columns.INSTANCE_ID],
-            Columns.NEED: "engagement",
+            Columns.NEED: ENGAGEMENT,
             Columns.GAINS: [
                 engagement_gain(np.asarray(row, dtype=np.float64), task.gain) for row in true_labels[Columns.ENGAGEMENT]
             ],
@@ -81,12 +90,30 @@ def describe_task(
         "observed_share": float(size["observed"] / size["rows"]),
         "users": int(size["users"]),
         "dropped": dict(dropped or {}),
+        "retrieved": {split: dict(counts) for split, counts in (retrieved or {}).items()},
         "instances": {str(split): int(count) for split, count in sorted(counts.items())},
         "candidates_per_instance": float(labelled_instances[Columns.CANDIDATES].map(len).mean()),
         "trend_coverage": {f"{window:g} days": share for window, share in coverage.items()},
         "test_scores": scores,
-        "paper_random_ndcg": None if task.paper_random is None else list(task.paper_random),
+        "paper_near_random": _paper_rows(task, list(scores)),
     }
+
+
+def _paper_rows(task: TaskSettings, needs: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """The paper's near-random rows by need, where it has some; those of the labels stand by the engagement at least."""
+    if task.paper_dataset is None:
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for need in needs:
+        about = need
+        if need == ENGAGEMENT:
+            about = "search" if task.context == "query" else "interest"
+            if about in needs:
+                continue
+        rows = near_random_rows(task.paper_dataset, about)
+        if rows:
+            found[need] = [{"row": ", ".join(filter(None, (row.method, row.model))), **row.metrics} for row in rows]
+    return found
 
 
 def _order_scores(gains: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
@@ -110,6 +137,7 @@ def task_text(report: dict[str, Any]) -> str:
         f"{report['observed_share']:.1%} of them observed",
         f"instances: {instances}; {report['candidates_per_instance']:g} candidates each",
         *(f"{rule}: {rows:,}" for rule, rows in report["dropped"].items() if rows),
+        *_left_out(report["retrieved"]),
         f"candidates that somebody took up before the query: {coverage}",
         "NDCG@5/10/30 on test instances" + " " * 8 + "random order      retriever's order",
     ]
@@ -118,7 +146,14 @@ def task_text(report: dict[str, Any]) -> str:
             " ".join(f"{scores[f'{order}_ndcg_at_{k}']:.3f}" for k in (5, 10, 30)) for order in ("random", "retriever")
         )
         lines.append(f"  {need:<36}{random:<18}{retriever}")
-    if report["paper_random_ndcg"]:
-        paper = " ".join(f"{value:.3f}" for value in report["paper_random_ndcg"])
-        lines.append(f"  {'the paper, engagement, near-random':<36}{paper}")
+        for row in report["paper_near_random"].get(need, []):
+            known = " ".join(f"{row[name]:.3f}" if name in row else "  -  " for name in _SHOWN)
+            lines.append(f"  {'  the paper: ' + row['row']:<36}{known.rstrip()}")
     return "\n".join(lines) + "\n"
+
+
+def _left_out(retrieved: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """A line for the users without a request, by split; none where every user has one."""
+    by_split = {split: counts[DROPPED] for split, counts in retrieved.items() if counts[DROPPED]}
+    users = ", ".join(f"{count:,} {split}" for split, count in by_split.items())
+    return [f"{DROPPED}, whose pools are smaller than K: {users}"] if users else []

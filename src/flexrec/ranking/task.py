@@ -40,6 +40,6 @@ class TaskSettings(Settings):
     unavailable_signals: tuple[Signal, ...] = Field(
         (), description="Signals that this dataset cannot have; a need that uses one is refused"
     )
-    paper_random: tuple[float, float, float] | None = Field(
-        None, description="NDCG@5/10/30 of a near-random order on interest in the paper, printed beside ours"
+    paper_dataset: str | None = Field(
+        None, description="Dataset of the paper whose near-random rows are printed beside a random order's NDCG"
     )

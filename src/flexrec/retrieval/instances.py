@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 _EXACT = ExactSearch()
 
+Counts = dict[str, dict[str, int]]
+"""Split -> what -> how many."""
+
+DROPPED = "users dropped"
+"""Of the counts: users all of whose query times have fewer judged items than K to choose from."""
+
 FEWEST = 2
 """Fewest candidates of a query; one alone cannot be ranked."""
 
@@ -54,7 +60,7 @@ def build_instances(
     search: SearchSettings = _EXACT,
     queries: pd.DataFrame | None = None,
     query_embeddings: pd.DataFrame | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, Counts]:
     """Choose query times and retrieve each one's candidates.
 
     Query times of a user are the distinct times of its observed interactions that have an observed one strictly
@@ -81,7 +87,8 @@ def build_instances(
         query_embeddings: The common table; needed for every query.
 
     Returns:
-        `instances`, numbered by (split, user, query time); candidates best first.
+        `instances`, numbered by (split, user, query time), candidates best first; and what each split has: instances,
+        users, dropped users, query times left out.
 
     Raises:
         InputError: A repeated pair, an item or a query without an embedding, wrong limits, or a split without any
@@ -93,7 +100,7 @@ def build_instances(
     texts = {} if queries is None else dict(zip(queries[Columns.USER_ID], queries[Columns.QUERY], strict=True))
     seen = _observed(table)
     users = _users(table)
-    moments = _moments(seen, users, set(texts), candidates, instances_per_user, limits, seed)
+    moments, counts = _moments(seen, users, set(texts), candidates, instances_per_user, limits, seed)
 
     embedded_ids = embeddings[Columns.ITEM_ID].to_numpy()
     vectors = np.stack([np.asarray(vector, dtype=np.float32) for vector in embeddings[Columns.EMBEDDING]])
@@ -124,7 +131,7 @@ def build_instances(
         ]
         score = collaborative_score(_audiences(seen, users, item_rows, len(vectors)), vectors, asking, star)
     best = _retrieve(requests, vectors, allowed, candidates, search, score)
-    return pd.DataFrame(
+    instances = pd.DataFrame(
         {
             Columns.INSTANCE_ID: np.arange(len(chosen), dtype=np.int64),
             Columns.USER_ID: np.array([moment.user_id for _, moment in chosen], dtype=np.int64),
@@ -137,6 +144,7 @@ def build_instances(
             Columns.SIMILARITIES: [scores.astype(np.float64).tolist() for _, scores in best],
         }
     )
+    return instances, counts
 
 
 def _observed(table: Table) -> pd.DataFrame:
@@ -162,14 +170,14 @@ def _moments(
     instances_per_user: int,
     limits: Mapping[str, int],
     seed: int,
-) -> dict[str, list[_Moment]]:
-    """Choose the query times; `seen` is sorted by (user, time, event), `every_user` by user."""
+) -> tuple[dict[str, list[_Moment]], Counts]:
+    """Choose and count the query times; `seen` is sorted by (user, time, event), `every_user` by user."""
     users, times = seen[Columns.USER_ID].to_numpy(), seen[Columns.TIMESTAMP].to_numpy()
     starts = np.searchsorted(users, every_user[Columns.USER_ID].to_numpy(), side="left").tolist()
     stops = np.searchsorted(users, every_user[Columns.USER_ID].to_numpy(), side="right").tolist()
 
     found: dict[str, list[_Moment]] = {split: [] for split in SPLITS}
-    dropped = dict.fromkeys(SPLITS, 0)
+    dropped, left_out = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     largest = 0
     known_users = zip(*(every_user[name].tolist() for name in every_user.columns), starts, stops, strict=True)
     for user, split, size, last, start, stop in track(
@@ -188,6 +196,7 @@ def _moments(
         pools = size - known
         largest = max(largest, int(pools.max(initial=0)))
         usable = np.flatnonzero(pools >= fewest)
+        left_out[split] += len(pools) - len(usable)
         if not usable.size:
             dropped[split] += 1
             continue
@@ -195,6 +204,7 @@ def _moments(
         rng = np.random.default_rng([seed, user & 0xFFFF_FFFF_FFFF_FFFF])
         for turn, at in enumerate(rng.permutation(usable)[:instances_per_user]):
             found[split].append(_Moment(user, int(query_times[at]), turn, rng.random(), own[: known[at]]))
+    counts: Counts = {}
     for split in SPLITS:
         if limits[split] > 0 and not found[split]:
             raise InputError(
@@ -203,15 +213,21 @@ def _moments(
             )
         first = sorted(found[split], key=lambda moment: (moment.turn, moment.key))[: limits[split]]
         found[split] = sorted(first, key=lambda moment: (moment.user_id, moment.query_time))
+        counts[split] = {
+            "instances": len(first),
+            "users": len({moment.user_id for moment in first}),
+            DROPPED: dropped[split],
+            "query times left out": left_out[split],
+        }
         logger.info(
             "%s: %d instances of %d users; %d users dropped, whose pool is smaller than %d",
             split,
             len(first),
-            len({moment.user_id for moment in first}),
+            counts[split]["users"],
             dropped[split],
             candidates,
         )
-    return found
+    return found, counts
 
 
 def _refuse_unembedded(table: Table, embedded: Int[np.ndarray, " items"]) -> None:

@@ -55,6 +55,9 @@ search esci search sparse flexrec   - Qwen2.5-3B .528 - - - - -
 9 kuairec interest dense flexrec   - Qwen2.5-3B .607 - - - - -
 """
 
+NEAR_RANDOM = ("star", "untrained")
+"""Methods that learn nothing of the need; STAR's similarity chose the candidates, and says little among them."""
+
 
 @dataclass(frozen=True)
 class PaperRow:
@@ -85,6 +88,23 @@ def paper_rows(table: str, dataset: str, need: str, regime: Regime) -> list[Pape
     """The paper's rows for a table; empty where it has none."""
     rows = [_row(line) for line in _TABLES.strip().splitlines() if not line.startswith("#")]
     return [row for row in rows if (row.table, row.dataset, row.need, row.regime) == (table, dataset, need, regime)]
+
+
+def near_random_rows(dataset: str, need: str) -> list[PaperRow]:
+    """The paper's rows that order at random, or nearly: STAR and the untrained models, on candidates of STAR's own.
+
+    Those of a need that nothing was trained for stand in its tables of transfer.
+
+    Args:
+        dataset: Of the paper.
+        need: An entry of `needs.yml`.
+    """
+    rows = [_row(line) for line in _TABLES.strip().splitlines() if not line.startswith("#")]
+    return [
+        row
+        for row in rows
+        if (row.dataset, row.need, row.regime) == (dataset, need, "sparse") and row.method in NEAR_RANDOM
+    ]
 
 
 def _row(line: str) -> PaperRow:

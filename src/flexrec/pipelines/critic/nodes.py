@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from flexrec.critic.completion import training_gains
+from flexrec.critic.completion import count_silent, training_gains
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.ranking.completions import Completion
 from flexrec.ranking.gains import GainKind
@@ -74,9 +74,9 @@ def complete_gains(
     gain: GainKind,
     completion: Completion,
     neighbours: NeighbourSettings,
-) -> pd.DataFrame:
-    """The gains that training may use: the observed label, or else what the method puts in its place, by need."""
-    return training_gains(
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The gains that training may use, the observed label or what the method puts in its place; and empty lists."""
+    gains = training_gains(
         labelled_instances,
         critic_predictions,
         needs.root,
@@ -85,6 +85,7 @@ def complete_gains(
         observations=observed_training_rows(observations),
         neighbours=neighbours,
     )
+    return gains, {"training_gains": count_silent(gains)}
 
 
 def plot_critic(predictions: pd.DataFrame, groups: pd.DataFrame) -> go.Figure:

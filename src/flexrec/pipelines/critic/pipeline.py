@@ -39,7 +39,7 @@ def create_pipeline() -> Pipeline:
                     "params:method_settings.root.gains",
                     "params:neighbours",
                 ],
-                "training_gains",
+                ["training_gains", "training_gains_report"],
                 name="complete_gains",
             ),
             node(

@@ -49,6 +49,7 @@ def report_task(
     gains: pd.DataFrame,
     daily_counts: pd.DataFrame,
     ingest_report: dict[str, Any],
+    retrieve_report: dict[str, Any],
     task: TaskSettings,
 ) -> dict[str, Any]:
     """What the task looks like: its size, its signals, and what a random order would score."""
@@ -60,6 +61,7 @@ def report_task(
         task,
         daily_counts=daily_counts,
         dropped=ingest_report["dropped"],
+        retrieved=retrieve_report["retrieve"],
     )
 
 

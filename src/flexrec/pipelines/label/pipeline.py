@@ -39,6 +39,7 @@ def create_pipeline() -> Pipeline:
                     "true_gains",
                     "daily_counts",
                     "ingest_report",
+                    "retrieve_report",
                     "params:task",
                 ],
                 "task_report",

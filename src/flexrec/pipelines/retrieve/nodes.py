@@ -1,5 +1,7 @@
 """Retrieval."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -32,9 +34,9 @@ def retrieve_candidates(
     instances_per_user: int,
     instances: InstanceCounts,
     seed: int,
-) -> pd.DataFrame:
-    """Choose query times and retrieve the candidates of each among the judged pool."""
-    return build_instances(
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Choose query times and retrieve the candidates of each among the judged pool; count who is dropped."""
+    chosen, counts = build_instances(
         observations,
         item_embeddings,
         candidates=candidates,
@@ -47,6 +49,7 @@ def retrieve_candidates(
         queries=queries,
         query_embeddings=query_embeddings,
     )
+    return chosen, {"retrieve": counts}
 
 
 def _embed(table: pd.DataFrame, key: str, text: str, embedder: Embedder) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from flexrec.pipelines.retrieve.nodes import embed_items, embed_queries, retriev
 
 
 def create_pipeline() -> Pipeline:
-    """items, queries, observations -> item_embeddings, query_embeddings, instances."""
+    """items, queries, observations -> item_embeddings, query_embeddings, instances, retrieve_report."""
     return pipeline(
         [
             node(embed_items, ["items", "params:retrieve.embedder"], "item_embeddings", name="embed_items"),
@@ -25,7 +25,7 @@ def create_pipeline() -> Pipeline:
                     "params:task.instances",
                     "params:seed",
                 ],
-                "instances",
+                ["instances", "retrieve_report"],
                 name="retrieve_candidates",
             ),
         ],
