@@ -27,6 +27,7 @@ class Block(Settings):
     methods: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     model: str | None = Field(None, description="None: the environment's own")
+    layout: str | None = Field(None, description="Of the prompt; None: the environment's own")
     density: float | None = Field(None, gt=0, le=1, description="None: the environment's own")
     environment: str | None = Field(None, description="Of the runs, as `--env` takes it; None: the study's own")
     also: tuple[Also, ...] = Field((), description="Other pipelines that every run goes through after the evaluation")
@@ -56,7 +57,7 @@ class StudySettings(Settings):
 
 
 def _checked_overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    own = {"dataset", "need", "method", "seed", "model", "density"}
+    own = {"dataset", "need", "method", "seed", "model", "layout", "density"}
     for text in overrides:
         key, equals, _ = text.partition("=")
         if not (key.strip() and equals):

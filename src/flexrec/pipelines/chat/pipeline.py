@@ -7,7 +7,7 @@ from flexrec.pipelines.shared import show
 
 
 def create_pipeline() -> Pipeline:
-    """labelled_instances, rankings of what is not trained -> rankings_chat, chat_costs, chat_results."""
+    """prompt_instances, rankings of what is not trained -> rankings_chat, chat_costs, chat_results."""
     return pipeline(
         [
             node(choose_chat, ["params:chat", "params:chats"], "chat_endpoint", name="choose_chat"),
@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
                 rank_chat,
                 [
                     "chat_endpoint",
-                    "labelled_instances",
+                    "prompt_instances",
                     "items",
                     "params:needs_asked",
                     "params:prompt",

@@ -41,10 +41,11 @@ def run_cells(
     datasets: dict[str, Any],
     methods: dict[str, Any],
     models: dict[str, Any],
+    layouts: dict[str, Any],
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
     """Run what is missing of the grid, and collect what all of it left."""
     project = Project.current()
-    cells, looks, times = _look(name, settings, options, datasets, methods, models, project)
+    cells, looks, times = _look(name, settings, options, datasets, methods, models, layouts, project)
     logger.info("%s", plan_text(name, looks, times), extra={"markup": False})
     failed: dict[Cell, str] = {}
     if any(one.stale for one in looks):
@@ -70,9 +71,10 @@ def print_plan(
     datasets: dict[str, Any],
     methods: dict[str, Any],
     models: dict[str, Any],
+    layouts: dict[str, Any],
 ) -> None:
     """Say what the study would run, and how long that may take."""
-    _, looks, times = _look(name, settings, options, datasets, methods, models, Project.current())
+    _, looks, times = _look(name, settings, options, datasets, methods, models, layouts, Project.current())
     print(f"\n{plan_text(name, looks, times)}", flush=True)
 
 
@@ -83,12 +85,15 @@ def _look(
     datasets: Mapping[str, Any],
     methods: Mapping[str, Any],
     models: Mapping[str, Any],
+    layouts: Mapping[str, Any],
     project: Project,
 ) -> tuple[list[Cell], list[Look], Times]:
     if unknown := [table for table in settings.tables or () if table not in options.tables]:
         raise InputError(f"study '{name}': unknown table '{unknown[0]}'. Allowed: {', '.join(options.tables)}.")
     gains = {method: str(entry.get("gains", "critic")) for method, entry in methods.items()}
-    cells = cells_of(name, settings, given=project.given, datasets=datasets, methods=gains, models=models)
+    cells = cells_of(
+        name, settings, given=project.given, datasets=datasets, methods=gains, models=models, layouts=layouts
+    )
     looks = look(cells, project)
     times = Times(options.seconds)
     times.learn(looks)

@@ -11,6 +11,7 @@ GRID = [
     "params:datasets",
     "params:methods",
     "params:models",
+    "params:layouts",
 ]
 FIGURES = [
     "study_results_figure",
