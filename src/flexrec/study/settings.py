@@ -90,7 +90,11 @@ class TableSettings(Settings):
     rows: tuple[str, ...] = Field(
         (), description="Trained methods in it; empty: all of the study. Rows without an LLM are in every table"
     )
-    sample: Literal["test", "probe"] = Field("test", description="Which instances: all of the test, or the probe's")
+    sample: Literal["test", "probe", "switching", "input_order"] = Field(
+        "test",
+        description="What it is made of: all instances of the test, those of the probe, or what the probe found about "
+        "switching between needs and about input orders",
+    )
     cross: CrossSettings | None = None
 
 

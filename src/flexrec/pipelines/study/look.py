@@ -23,6 +23,9 @@ from flexrec.study.plan import DEFAULT_LAYOUT, Cell
 ALSO = {"probe": ("probe_instance_metrics", "probe"), "chat": ("chat_instance_metrics", "test")}
 """What other pipelines keep their metrics in, and on which sample of instances those are."""
 
+PROBED = {"switching": "probe_switching", "input_order": "probe_input_order"}
+"""What else the probe keeps."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -188,6 +191,7 @@ def _result(one: Look, failed: str | None) -> CellResult:
         metrics=tuple(metrics),
         curves=_table(one, "rl_curves"),
         critic=(critic[0], critic[1]) if critic[0] is not None and critic[1] is not None else None,
+        **({name: _table(one, dataset) for name, dataset in PROBED.items()} if "probe" in one.cell.also else {}),
     )
 
 

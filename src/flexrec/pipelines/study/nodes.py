@@ -42,7 +42,7 @@ def run_cells(
     methods: dict[str, Any],
     models: dict[str, Any],
     layouts: dict[str, Any],
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
     """Run what is missing of the grid, and collect what all of it left."""
     project = Project.current()
     cells, looks, times = _look(name, settings, options, datasets, methods, models, layouts, project)
@@ -60,6 +60,8 @@ def run_cells(
         found.curves,
         found.critic_predictions,
         found.critic_reliability,
+        found.switching,
+        found.input_order,
         True,
     )
 
@@ -116,13 +118,18 @@ def tabulate(
     instances: pd.DataFrame,
     means: pd.DataFrame,
     compared: pd.DataFrame,
+    switching: pd.DataFrame,
+    input_order: pd.DataFrame,
     name: str,
     settings: StudySettings,
     options: StudyOptions,
     evaluate: EvaluationSettings,
 ) -> tuple[str, str, Callable[[Path], None]]:
     """The tables as Markdown, as text for the terminal, and as files of numbers."""
-    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
+    how = _resampling(options, evaluate)
+    tables = study_tables(
+        cells, instances, means, compared, settings, options, how, switching=switching, input_order=input_order
+    )
     return (
         study_markdown(settings.title, tables, provenance(**study_facts(name, cells))),
         study_text(tables, cells),
@@ -154,6 +161,8 @@ def write_page(
     instances: pd.DataFrame,
     means: pd.DataFrame,
     compared: pd.DataFrame,
+    switching: pd.DataFrame,
+    input_order: pd.DataFrame,
     results_figure: go.Figure,
     steps_figure: go.Figure,
     tokens_figure: go.Figure,
@@ -166,7 +175,10 @@ def write_page(
     evaluate: EvaluationSettings,
 ) -> str:
     """Everything as one HTML page."""
-    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
+    how = _resampling(options, evaluate)
+    tables = study_tables(
+        cells, instances, means, compared, settings, options, how, switching=switching, input_order=input_order
+    )
     figures = {
         "Every row with its interval": results_figure,
         "Learning by steps": steps_figure,
