@@ -119,6 +119,7 @@ def create_pipeline() -> Pipeline:
                     "params:dataset",
                     "params:method",
                     "params:model",
+                    "params:layout",
                     "params:density",
                     "params:seed",
                 ],
