@@ -169,6 +169,7 @@ def test_a_formula_reruns_its_users_and_what_they_change(with_source) -> None:
         "fit_critic",
         "predict_gains",
         "complete_gains",
+        "show_instances",
         "label_gains",
         "report_task",
         "train_rl",
