@@ -56,7 +56,8 @@ study: $(VENV)/.run
 study-plan: $(VENV)/.run
 	$(BIN)/kedro run --pipeline=study_plan --params study=$(STUDY)
 
-# The tables of a study into docs/results; the planted-truth study's and query rewriting's by PAGES=data/08_reporting/...
+# The tables of a study into docs/results; by PAGES=data/08_reporting/... those of the planted-truth study, query rewriting,
+# the probe, forgetting and a chat endpoint.
 publish-pages: $(VENV)/.run
 	$(BIN)/python -m flexrec.reporting.publish_pages $(PAGES)
 

@@ -54,7 +54,8 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
 
         return write_specification(
             target,
-            tables={name: load(name) for name in TABLES},
+            # the instances as prompts show them
+            tables={name: load({"labelled_instances": "prompt_instances"}.get(name, name)) for name in TABLES},
             base_model=load("base_model"),
             model_name=load("params:model"),
             checkpoint=load("warm_up_policy"),

@@ -23,8 +23,9 @@ from flexrec.planted.settings import PlantedSettings
 from flexrec.policy.chat import ChatSettings
 from flexrec.policy.models import BaseModelSettings
 from flexrec.policy.settings import AdapterSettings, DecodingSettings, GenerationSettings
-from flexrec.prompting.settings import NOUN_FIELDS, PromptSettings
-from flexrec.ranking.needs import ALL_NEEDS, Need, select_needs
+from flexrec.prompting.settings import NOUN_FIELDS, LayoutSettings, PromptSettings
+from flexrec.ranking.columns import Columns
+from flexrec.ranking.needs import ALL_NEEDS, Need, select_needs, uses_engagement
 from flexrec.ranking.task import TaskSettings
 from flexrec.reporting.settings import ReportSettings
 from flexrec.retrieval.embedders import EmbedderSettings
@@ -44,6 +45,7 @@ class Parameters(Settings):
     need: str
     method: str
     model: str
+    layout: str
     density: float = Field(gt=0, le=1, description="Share of each user's interactions that is observed")
     seed: int = Field(ge=0)
     fresh: bool
@@ -53,10 +55,12 @@ class Parameters(Settings):
     needs_asked: dict[str, Need]
     method_settings: MethodEntry
     model_settings: BaseModelSettings
+    layout_settings: LayoutSettings
     datasets: dict[str, TaskSettings]
     needs: dict[str, Need]
     methods: dict[str, MethodEntry]
     models: dict[str, BaseModelSettings]
+    layouts: dict[str, LayoutSettings]
     embedders: dict[str, EmbedderSettings]
     retrieve: RetrievalSettings
     label: LabelSettings
@@ -157,6 +161,26 @@ def validate_selection(parameters: dict[str, Any]) -> None:
                 f"dataset {checked.dataset} has no {lacks}, so the need {name}, which uses it, cannot be asked of it; "
                 f"needs that can: {', '.join(served) or 'none'}"
             )
+
+    _refuse_idle_predictions(checked)
+
+
+def _refuse_idle_predictions(checked: Parameters) -> None:
+    """Refuse a prompt that is there to show predictions, for needs that have none: it would be another one by name."""
+    predicted = Columns.PREDICTED
+    if predicted in checked.prompt.signals or predicted not in checked.prompt.signals_of_need:
+        return
+    if not any(uses_engagement(need) for need in checked.needs_asked.values()):
+        served = [
+            name
+            for name, need in checked.needs.items()
+            if uses_engagement(need) and _obstacle(need, checked.task) is None
+        ]
+        raise InputError(
+            f"layout {checked.layout} shows what the critic predicts to needs that use engagement, and "
+            f"{', '.join(checked.needs_asked)} does not use it; take layout=default, or a need that does: "
+            f"{', '.join(served) or 'none'}"
+        )
 
 
 def _obstacle(need: Need, task: TaskSettings) -> str | None:

@@ -26,6 +26,11 @@ def _selection(name: str) -> Callable[..., Any]:
     return resolve
 
 
+def _layout_part(name: Any) -> str:
+    """What the layout of the prompt adds to the paths of what is made with it."""
+    return "" if name == "default" else f"+{name}"
+
+
 SESSION_CLASS = FlexrecSession
 CONTEXT_CLASS = FlexrecContext
 HOOKS = (TrackingHooks(),)
@@ -42,5 +47,9 @@ CONFIG_LOADER_ARGS = {
         "mlflow": ["mlflow.yml"],
     },
     # Kedro takes `oc.env` away outside credentials
-    "custom_resolvers": {"oc.env": oc.env, **{name: _selection(name) for name in ("entry", "entries", "most")}},
+    "custom_resolvers": {
+        "oc.env": oc.env,
+        "layout_part": _layout_part,
+        **{name: _selection(name) for name in ("entry", "entries", "most")},
+    },
 }

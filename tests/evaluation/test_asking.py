@@ -20,7 +20,7 @@ from flexrec.policy.ranker import Answer, Ranker
 from flexrec.policy.settings import DecodingSettings
 from flexrec.prompting import PromptSettings, parse_answer
 from flexrec.ranking.needs import Need
-from flexrec.ranking.schemas import LabelledInstances, Rankings
+from flexrec.ranking.schemas import PromptInstances, Rankings
 
 NEEDS = {
     name: Need.model_validate(
@@ -28,7 +28,7 @@ NEEDS = {
     )
     for name in ("trend", "recency")
 }
-SIGNALS = ("similarity", "trend", "popularity", "quality", "recency")
+SIGNALS = ("similarity", "trend", "popularity", "quality", "recency", "predicted")
 
 
 def labelled(*sizes: int, split: str = "test", checked: bool = True) -> pd.DataFrame:
@@ -52,7 +52,7 @@ def labelled(*sizes: int, split: str = "test", checked: bool = True) -> pd.DataF
             }
         )
     table = pd.DataFrame(rows)
-    return LabelledInstances.validate(table) if checked else table
+    return PromptInstances.validate(table) if checked else table
 
 
 ITEMS = pd.DataFrame(
@@ -111,11 +111,19 @@ def test_the_aligned_columns_are_those_that_the_schema_holds_to_one_length() -> 
     for name in lists:
         shorter = table.assign(**{name: pd.Series([table.loc[0, name][:-1]], dtype=object)})
         with pytest.raises(InputError, match="must have the same length") as refused:
-            LabelledInstances.validate(shorter)
+            PromptInstances.validate(shorter)
         if "candidates" in str(refused.value):
             aligned.add(name)
     assert set(candidate_columns()) == aligned
-    assert len(aligned) == 8
+    assert len(aligned) == 9
+
+
+def test_instances_without_predictions_are_rearranged_too() -> None:
+    table = labelled(3)
+    orders = {0: np.array([2, 0, 1])}
+    pd.testing.assert_frame_equal(
+        rearrange(table.drop(columns="predicted"), orders), rearrange(table, orders).drop(columns="predicted")
+    )
 
 
 @settings(max_examples=40)
@@ -132,11 +140,12 @@ def test_permuting_back_gives_the_same_table(sizes: list[int], seed: int) -> Non
         .equals(table.map(lambda cell: np.asarray(cell).tolist()).map(repr))
     )
     if seed % 20 == 0:
-        LabelledInstances.validate(there)
+        PromptInstances.validate(there)
     # a row's candidates keep what belongs to them, and nothing else changes
     for number, order in orders.items():
         assert there.loc[number, "candidates"].tolist() == [10 + place for place in order]
-        assert there.loc[number, "trend"].tolist() == [table.loc[number, "trend"][place] for place in order]
+        for name in ("trend", "predicted"):
+            assert there.loc[number, name].tolist() == [table.loc[number, name][place] for place in order]
     untouched = [name for name in table.columns if name not in candidate_columns()]
     pd.testing.assert_frame_equal(there[untouched], table[untouched])
 

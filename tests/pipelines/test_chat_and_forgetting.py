@@ -8,6 +8,7 @@ import pytest
 from chat_endpoint import KEY, Written, running_chat_endpoint
 from flexrec.errors import InputError
 from flexrec.ranking.schemas import InstanceMetrics, Rankings
+from flexrec.reporting.publish_pages import found_pages, published
 from flexrec.selection import validate_selection
 from flexrec.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS
 
@@ -52,6 +53,10 @@ def test_chat(done, monkeypatch, capsys) -> None:
         test = catalog["labelled_instances"].load().query("split == 'test'")
         metrics = InstanceMetrics.validate(catalog["chat_instance_metrics"].load())
         costs, summary = catalog["chat_costs"].load(), catalog["chat_summary"].load()
+        (page,) = found_pages([done.path / "data" / "08_reporting"]).items()
+    assert page[0] == "fabricated-trend-tiny-chat-mine.md"
+    assert "# trend on fabricated: mine, zero-shot\n\nMade by `" in published(page[1], page[0])
+    assert "| chat model | made-up |" in published(page[1], page[0])
     assert sorted(rankings["instance_id"]) == sorted(test["instance_id"])
     assert set(rankings["method"]) == {"chat_mine"}
     for row in rankings.to_dict("records"):
@@ -91,6 +96,12 @@ def test_forgetting(done, capsys) -> None:
     with done.entered():
         answers, windows = catalog["forgetting_answers"].load(), catalog["forgetting_windows"].load()
         found, figure = catalog["forgetting"].load(), catalog["forgetting_figure"].load()
+        (page,) = found_pages([done.path / "data" / "08_reporting"]).items()
+    assert page[0] == "fabricated-trend-tiny-flexrec-forgetting.md"
+    text = published(page[1], page[0])
+    assert text.startswith("# What tiny forgets, trained by flexrec for trend on fabricated\n\nMade by `")
+    for words in ("FlexRec against untrained: ", "## Instructions followed, by kind", "| layout | default |"):
+        assert words in text
     assert answers.groupby("model", sort=False).size().to_dict() == {"untrained": 12, "warmed_up": 12, "flexrec": 12}
     assert windows.query("model == 'untrained'")["kl"].eq(0).all()
     assert windows.query("model == 'flexrec'")["kl"].gt(0).all()

@@ -10,6 +10,7 @@ from omegaconf.errors import InterpolationResolutionError
 from flexrec.errors import InputError
 from flexrec.pipeline_registry import register_pipelines
 from flexrec.pipelines.probe import create_pipeline
+from flexrec.reporting.publish_pages import found_pages, published
 from flexrec.selection import validate_selection
 from flexrec.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS
 
@@ -58,6 +59,12 @@ def test_a_trained_policy_is_asked_for_more_than_its_own_test(done) -> None:
     assert len(made["probe_gallery"]) == 2 * 4 * 3
     assert set(made["probe_metrics"]["probe"]) == {"transfer", "switching", "input_order"}
     assert "Gallery" in made["probe_page"]
+    (page,) = found_pages([done.path / "data" / "08_reporting"]).items()
+    assert page[0] == "fabricated-trend-tiny-flexrec-probe.md"
+    text = published(page[1], page[0])
+    assert "## Gallery" in text
+    assert "\n\nMade by `" in text
+    assert "unknown" not in text.partition("## ")[0]
     assert isinstance(made["probe_instance_metrics"], pd.DataFrame)
 
 

@@ -21,6 +21,7 @@ OF_THE_NEED = {
     "label_gains",
     "report_task",
     "complete_gains",
+    "show_instances",
     "train_warm_up",
     "train_rl",
     "rank_baselines",
@@ -74,7 +75,7 @@ def test_two_needs_at_once(done) -> None:
 def test_a_stage_alone_makes_what_it_needs(fresh) -> None:
     run = fresh.command("--pipeline=critic")
     upstream = {"read_source", "embed_items", "embed_queries", "observe", "retrieve_candidates", "label_candidates"}
-    assert run.ran == upstream | {"fit_critic", "plot_critic", "predict_gains", "complete_gains"}
+    assert run.ran == upstream | {"fit_critic", "plot_critic", "predict_gains", "complete_gains", "show_instances"}
     assert fresh.load("training_gains")["need"].unique().tolist() == ["trend"]
     # several, in Kedro's other way of asking
     run = fresh.command("--pipelines=data,critic")
@@ -168,6 +169,7 @@ def test_a_formula_reruns_its_users_and_what_they_change(with_source) -> None:
         "fit_critic",
         "predict_gains",
         "complete_gains",
+        "show_instances",
         "label_gains",
         "report_task",
         "train_rl",

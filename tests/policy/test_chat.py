@@ -1,10 +1,8 @@
 """Rankings by a chat endpoint, against a real one that serves a tiny model and misbehaves on request."""
 
 import logging
-import os
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +19,7 @@ from flexrec.policy.chat import ChatRanker, ChatSettings, costs_sentence
 from flexrec.policy.models import load_base
 from flexrec.policy.ranker import Query, Ranker
 from flexrec.policy.settings import DecodingSettings
-from flexrec.prompting import PromptSettings, build_messages, identifier_tokens
+from flexrec.prompting import PromptSettings, build_messages, identifier_tokens, parse_answer
 from flexrec.ranking.instances import Candidate, HistoryItem, Instance
 from flexrec.ranking.needs import Need
 from flexrec.ranking.schemas import Rankings
@@ -411,17 +409,29 @@ def test_settings_that_are_refused(change, message):
 # --- A real look ---
 
 
-@pytest.mark.skipif("FLEXREC_CHAT_MODEL" not in os.environ, reason="serves the model of the folder FLEXREC_CHAT_MODEL")
-def test_a_real_model(settings):
-    """`FLEXREC_CHAT_MODEL=data/06_models/base/smollm2-135m pytest -s tests/policy/test_chat.py -k real`."""
-    served = LocalModel.of(Path(os.environ["FLEXREC_CHAT_MODEL"]))
+def test_a_real_model(settings, smollm2_folder):
+    """SmolLM2 behind the endpoint; what it writes with `pytest -s tests/policy/test_chat.py -k real`."""
+    served = LocalModel.of(smollm2_folder)
+    queries = [query(number, 6) for number in range(3)]
+    messages = [build_messages(one.instance, one.need, PROMPTING) for one in queries]
     with running_chat_endpoint(served.write) as endpoint:
-        ranker = ChatRanker(changed(settings, base_url=endpoint.address, max_tokens=24), PROMPTING)
-        queries = [query(number, 10) for number in range(4)]
+        ranker = ChatRanker(changed(settings, base_url=endpoint.address, max_tokens=16), PROMPTING)
         answers = ranker.rank(queries)
-        replies = ranker.ask([build_messages(one.instance, one.need, PROMPTING) for one in queries])
+        replies = ranker.ask(messages)
+        alone = [served.write(one, 16) for one in messages]
     for answer, reply in zip(answers, replies, strict=True):
         print(f"{reply.text!r}\n  {answer.order} invalid {answer.invalid} repeated {answer.repeated}")
-    print(costs_sentence(ranker.costs()))
-    assert len(endpoint.requests) == 4
+    costs = ranker.costs()
+    print(costs_sentence(costs))
+    # asked once; the second time the answers are known
+    assert len(endpoint.requests) == 3
+    # nothing is lost or added on the way: the text, its end and its length are the model's own
+    assert [reply.text for reply in replies] == [one.text for one in alone]
+    assert all(reply.text.strip() for reply in replies)
+    assert costs["input_tokens"] == sum(one.prompt_tokens for one in alone)
+    assert costs["output_tokens"] == sum(one.completion_tokens for one in alone)
+    assert costs["cut"] == sum(one.finish == "length" for one in alone)
+    # the first letters that it writes are candidates, or are counted as what they are
+    for answer, reply in zip(answers, replies, strict=True):
+        assert answer.order == parse_answer(reply.text, 6, PROMPTING).order
     assert any(answer.order for answer in answers)

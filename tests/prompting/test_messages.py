@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -423,3 +424,93 @@ def test_nouns_fill_instruction_and_requests_and_nothing_else(instance: Instance
     )
     assert text.startswith("Songs: Songs first, songs and {braces}.\n{items}, ")
     assert text.endswith("\nAll 1 songs.")
+
+
+# ---- what the critic predicts ----
+
+
+def with_predictions(instance: Instance, *values: float) -> Instance:
+    candidates = [
+        dataclasses.replace(candidate, signals={**candidate.signals, "predicted": value})
+        for candidate, value in zip(instance.candidates, values, strict=True)
+    ]
+    return dataclasses.replace(instance, candidates=tuple(candidates))
+
+
+def laid_out(configuration: dict, layout: str) -> PromptSettings:
+    return PromptSettings.model_validate(configuration["prompt"] | configuration["layouts"][layout])
+
+
+def lines(instance: Instance, configuration: dict, layout: str, need: str) -> list[str]:
+    settings = laid_out(configuration, layout)
+    (message,) = build_messages(instance, Need.model_validate(configuration["needs"][need]), settings)
+    return message["content"].splitlines()[6:10]
+
+
+def test_the_prompts_own_layout_is_the_default(configuration) -> None:
+    assert laid_out(configuration, "default") == PromptSettings.model_validate(configuration["prompt"])
+    assert not laid_out(configuration, "default").shows("predicted")
+    for name in ("predictions", "predictions_percent", "fine_predictions"):
+        assert laid_out(configuration, name).shows("predicted")
+
+
+def test_what_the_critic_predicts_is_shown_where_the_need_uses_engagement(instance: Instance, configuration) -> None:
+    # m = 1, 3, 0, 2 below give words 10 m / 4 = 2, 7, 0, 5; 1 is a fifth of the way from 0 to 5, 3.3 two thirds
+    predicted = with_predictions(instance, 1.0, 5.0, 0.0, 3.3)
+    assert lines(predicted, configuration, "predictions", "interest") == [
+        "Dune (1984), middle rated, usual, good fit, 12 views, mild, score 2: A",
+        "Fargo (1996), high rated, new, poor fit, 37 views, warm, score 7: B",
+        "Grease (1978), worst rated, usual, fair fit, 0 views, cold, score 0: C",
+        "Heat (1995), low rated, new, weak fit, 0 views, cold, score 5: D",
+    ]
+    percent = [line.split(", ")[-1] for line in lines(predicted, configuration, "predictions_percent", "interest")]
+    assert percent == ["score 20%: A", "score 100%: B", "score 0%: C", "score 66%: D"]
+    fine = [line.split(", ")[1] for line in lines(predicted, configuration, "fine", "interest")]
+    assert fine == ["rated 5", "rated 7", "rated 0", "rated 2"]
+    # the line of another need is what it was, prediction or not
+    for one in (instance, predicted):
+        assert lines(one, configuration, "predictions", "trend") == lines(instance, configuration, "default", "trend")
+    assert lines(predicted, configuration, "default", "interest") == lines(
+        instance, configuration, "default", "interest"
+    )
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_prediction_that_is_not_there_is_refused(instance: Instance, configuration, value) -> None:
+    one = instance if value is None else with_predictions(instance, 1.0, 2.0, value, 3.0)
+    place = (
+        "item 1: the signal 'predicted' is missing" if value is None else f"item 3: the signal 'predicted' is {value}"
+    )
+    with pytest.raises(InputError, match=f"{place}, but the prompt shows it; make prompt_instances from critic_pred"):
+        lines(one, configuration, "predictions", "interest")
+
+
+def test_ten_candidates_are_told_apart(instance: Instance, configuration) -> None:
+    values = [0.31, 9.4, -1.2, 7.0, 5.5, 5.4, 2.0, 31.0, 4.0, 6.0]
+    candidates = [dataclasses.replace(instance.candidates[0], signals={"predicted": value}) for value in values]
+    ten = dataclasses.replace(instance, candidates=tuple(candidates))
+    (display,) = laid_out(configuration, "predictions").signals_of_need["predicted"]
+    order = [int(text.removeprefix("score ")) for text in shown(ten, need_of("engagement"), display, "predicted")]
+    assert order == np.argsort(np.argsort(values)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], ["0", "0", "0", "0"]),
+        ([1e308, -1e308, 0.0, 5e307], ["100", "0", "50", "75"]),
+        ([5e-324, 0.0, 0.0, 0.0], None),
+        ([-0.0, 0.0, -1.0, 1.0], ["50", "50", "0", "100"]),
+        ([31.0, 31.0 + 1e-14, 30.0, 30.004], ["100", "100", "0", "0"]),
+    ],
+)
+def test_a_scale_by_hand(instance: Instance, trend: Need, values: list[float], expected: list[str] | None) -> None:
+    found = shown(with_predictions(instance, *values), trend, "scale", "predicted")
+    assert expected is None or found == expected
+    assert all(0 <= int(text) <= 100 for text in found)
+
+
+def need_of(signal: str) -> Need:
+    return Need.model_validate(
+        {"instruction": "Go.", "terms": [{"factors": [{"signal": signal}]}], "relevant": {"rule": "top"}}
+    )

@@ -46,7 +46,7 @@ def test_shorthands_of_a_configuration_file() -> None:
         ({"signals": {"engagement": "count"}}, "unknown at request time"),
         ({"signals": {"trends": "count"}}, "a prompt can show similarity, niche, trend, popularity, quality, recency"),
         ({"signals": {"trend": []}}, "at least 1"),
-        ({"signals": {"trend": "stars"}}, "'count', 'percent', 'word', 'flag'"),
+        ({"signals": {"trend": "stars"}}, "'count', 'percent', 'scale', 'word', 'flag'"),
         ({"signals": {"trend": {"display": "count", "template": "watches"}}}, "{value} must be in it"),
         ({"signals": {"trend": {"display": "count", "template": "{value}\n"}}}, "must be one line"),
         ({"signals": {"trend": {"display": "word", "words": ["hot", "hot"]}}}, "must differ"),

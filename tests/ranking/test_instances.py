@@ -127,3 +127,19 @@ def test_bad_instances_are_refused_with_their_place(table, message):
 def test_bad_items_are_refused_with_their_place(items, message):
     with pytest.raises(InputError, match=message):
         read_instances(labelled(), items)
+
+
+def test_a_prediction_is_a_signal_where_the_table_has_one():
+    table = labelled().assign(predicted=[[9.0, -1.5], [0, 1, 2]])
+    first, second = read_instances(table, ITEMS)
+    assert [candidate.signals["predicted"] for candidate in first.candidates] == [9.0, -1.5]
+    assert [candidate.signals["predicted"] for candidate in second.candidates] == [0.0, 1.0, 2.0]
+    bare = read_instances(labelled(), ITEMS)
+    assert "predicted" not in bare[0].candidates[0].signals
+    assert set(bare[0].candidates[0].signals) == set(CANDIDATE_SIGNALS)
+
+
+@pytest.mark.parametrize("cell", [[9.0], [9.0, np.nan], [9.0, np.inf], ["9", "1"], [9.0, 1.0, 2.0], [None, 1.0]])
+def test_a_prediction_that_is_none_is_refused(cell):
+    with pytest.raises(InputError, match="table labelled_instances, instance_id 5, column predicted: "):
+        read_instances(labelled().assign(predicted=[cell, [0.0, 1.0, 2.0]]), ITEMS)

@@ -79,6 +79,9 @@ TABLES = {
         }
     ),
     "LabelledInstances": LABELLED,
+    "PromptInstances": LABELLED.assign(predicted=[[float(item) for item in row] for row in LABELLED["candidates"]])[
+        ["predicted", *LABELLED]
+    ],
     "TrueLabels": pd.DataFrame({"instance_id": [1, 2], "engagement": [[4.0, 0.0, -0.5], [3.0]]}),
     "Gains": pd.DataFrame({"instance_id": [1, 1], "need": ["interest", "trend"], "gains": [[15.0, 0.0], [0.5, 0.1]]}),
     "CriticPredictions": pd.DataFrame(
@@ -295,6 +298,12 @@ def test_bad_columns_are_refused_with_their_place(column, values, message):
         ("LabelledInstances", "observed_engagement", 0, [np.inf, 1.0], "never infinite"),
         ("LabelledInstances", "observed_engagement", 2, [3.0], r"instance_id 2\): .*labels would leak"),
         ("LabelledInstances", "observed_engagement", 1, [NAN, NAN, 3.0], "labels would leak"),
+        ("PromptInstances", "predicted", 2, [NAN], "finite"),
+        ("PromptInstances", "predicted", 2, [np.inf], "finite"),
+        ("PromptInstances", "predicted", 2, ["9"], "a list of finite numbers"),
+        ("PromptInstances", "predicted", 2, None, r"row 2 \(instance_id 2\): a value is missing"),
+        ("PromptInstances", "predicted", 2, [1.0, 2.0], "candidates, predicted must have the same length"),
+        ("PromptInstances", "observed_engagement", 2, [3.0], r"instance_id 2\): .*labels would leak"),
         ("TrueLabels", "engagement", 0, [NAN, 1.0], "finite"),
         ("TrueLabels", "instance_id", 0, 2, "instance_id must be unique"),
         ("Gains", "gains", 0, [-0.1, 1.0], "none negative"),
@@ -317,6 +326,15 @@ def test_bad_cells_are_refused_with_their_place(name, column, row, value, messag
         model(name).validate(with_cell(name, column, row, value), lazy=True)
     # Kedro cuts a message at 500 characters
     assert len(str(caught.value)) < 500
+
+
+def test_prompts_may_do_without_predictions():
+    pd.testing.assert_frame_equal(model("PromptInstances").validate(LABELLED), LABELLED)
+    # whatever else is absent is missed all the same
+    with pytest.raises(InputError, match="column quality: the column is missing"):
+        model("PromptInstances").validate(LABELLED.drop(columns="quality"))
+    with pytest.raises(InputError, match="column predicted: the column is not expected"):
+        model("LabelledInstances").validate(TABLES["PromptInstances"])
 
 
 def test_the_first_broken_rule_is_told_alone():

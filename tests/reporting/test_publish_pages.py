@@ -18,7 +18,7 @@ FACTS = {
 
 def page(path, text, session="2026-02-03T04.05.06.789Z"):
     """A page as a pipeline leaves it."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{text}\n\n| a \\1 | 0.5 |\n\n" + facts_markdown(FACTS))
     Sidecar(
         dataset="page", node="write", fingerprint="f", parts={}, content="c", size=1, seconds=1.0,
@@ -38,6 +38,10 @@ def test_a_study_is_published_as_it_was_written(study, tmp_path, capsys):
     assert capsys.readouterr().out == f"Published:\n  {file}\n"
     lines = file.read_text().splitlines()
     assert lines[0] == "# study-mine"
+    assert lines[4] == (
+        "Its figures are interactive and not kept here: the command writes `study.html` and the folder `figures` "
+        "beside `tables.md`."
+    )
     assert lines[2] == (
         "Made by `kedro run --pipeline=study --params study=mine` at commit abc with uncommitted changes, "
         "2026-02-03, on A CPU (2 cores); from 3 of 4 runs, made 2026-01-01 to 2026-01-02, seeds 0, 1."
@@ -48,7 +52,7 @@ def test_a_study_is_published_as_it_was_written(study, tmp_path, capsys):
 def test_a_page_keeps_its_own_heading(tmp_path):
     path = page(tmp_path / "planted" / "planted.md", "# A world\n\nIt is made up.")
     assert published(path, "planted.md").startswith("# A world\n\nMade by `kedro run")
-    assert "seeds 0, 1.\n\nIt is made up.\n\n| a" in published(path, "planted.md")
+    assert "beside `planted.md`.\n\nIt is made up.\n\n| a" in published(path, "planted.md")
 
 
 def test_of_several_versions_the_newest(tmp_path):
@@ -58,6 +62,36 @@ def test_of_several_versions_the_newest(tmp_path):
     newest = model / "rewrite_results.md" / "2026-01-03" / "rewrite_results.md"
     assert found_pages([tmp_path]) == {"ml-100k-query_rewrite-small.md": newest}
     assert found_pages([newest.parent]) == found_pages([newest]) == found_pages([tmp_path, model])
+
+
+def test_pages_of_one_run_are_told_apart(tmp_path):
+    """As the catalog places them, each in its versions."""
+    task = tmp_path / "ml-100k" / "density-0.1_seed-0" / "interest+trend"
+    for folder, name in (
+        (task / "small+predictions" / "flexrec", "probe.md"),
+        (task / "small+predictions" / "flexrec", "forgetting.md"),
+        (task / "small" / "flexrec", "probe.md"),
+        (task / "small" / "chat" / "local", "chat.md"),
+    ):
+        for version in ("2026-01-01", "2026-01-02"):
+            page(folder / name / version / name, f"# {folder.name} {version}")
+    found = found_pages([tmp_path])
+    assert sorted(found) == [
+        "ml-100k-interest+trend-small+predictions-flexrec-forgetting.md",
+        "ml-100k-interest+trend-small+predictions-flexrec-probe.md",
+        "ml-100k-interest+trend-small-chat-local.md",
+        "ml-100k-interest+trend-small-flexrec-probe.md",
+    ]
+    assert {path.parent.name for path in found.values()} == {"2026-01-02"}
+    # the same run with another seed would take the name
+    page(tmp_path / "ml-100k" / "density-0.1_seed-1" / "interest+trend" / "small" / "flexrec" / "probe.md", "# x")
+    with pytest.raises(InputError, match=r"two pages would both become ml-100k-interest\+trend-small-flexrec-probe"):
+        found_pages([tmp_path])
+
+
+def test_a_page_without_figures_says_nothing_of_them(tmp_path):
+    path = page(tmp_path / "chat.md", "# A chat")
+    assert "figures" not in published(path, "chat.md")
 
 
 def test_nothing_is_written_after_a_mistake(study, tmp_path):

@@ -8,6 +8,7 @@ KNOWN = {
     "datasets": ["ml-100k", "ml-1m"],
     "methods": {"flexrec": "critic", "rec_r1": "observed", "per_rank": "critic"},
     "models": ["small"],
+    "layouts": ["default", "wide"],
 }
 
 
@@ -57,6 +58,15 @@ def test_the_arguments_are_those_of_the_command_line():
 def test_what_a_cell_goes_through_beside_the_evaluation_adds_up():
     block = {"needs": ["a"], "methods": ["flexrec"]}
     assert [cell.also for cell in cells(block, {**block, "also": ["probe"]}, block)] == [("probe",)]
+
+
+def test_a_layout_of_the_prompt_makes_another_run():
+    block = {"needs": ["a"], "methods": ["flexrec"], "model": "small"}
+    found = cells(block, {**block, "layout": "wide"}, block)
+    assert [cell.layout for cell in found] == [None, "wide"]
+    assert found[1].arguments == ("need=a", "method=flexrec", "model=small", "layout=wide", "seed=0")
+    assert found[1].words == "a flexrec small layout wide seed 0"
+    assert len({cell.file_name for cell in found}) == 2
 
 
 def test_one_run_cannot_have_two_budgets():

@@ -1,9 +1,12 @@
+import pytest
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from pydantic import ValidationError
 
 from flexrec.pipelines.study import look
 from flexrec.pipelines.study.project import Project
-from flexrec.study.plan import Cell
+from flexrec.study.plan import Cell, cells_of
+from flexrec.study.settings import Block, StudySettings
 
 
 def test_what_the_session_reads_is_what_the_command_line_reads():
@@ -37,3 +40,31 @@ def test_a_cell_sees_what_its_own_session_sees_and_nothing_of_another(project_ro
     assert catalogs[1]["policy"]._filepath == own["policy"]._filepath
     names = [name for name in own.keys() if name.startswith("params:")]  # noqa: SIM118
     assert {name: catalogs[1][name].load() for name in names} == {name: own[name].load() for name in names}
+
+
+def test_layouts_of_one_study_keep_their_results_apart_and_have_tables_of_their_own(project_root):
+    bootstrap_project(project_root)
+    project = Project(project_root, str(project_root / "conf"), "test", (), None)
+    block = {"needs": ["interest"], "methods": ["flexrec"]}
+    grid = [block, {**block, "layout": "predictions"}, {**block, "layout": "default"}]
+    study = StudySettings.model_validate({"title": "t", "grid": grid[:2]})
+    known = {"datasets": ["fabricated"], "methods": {"flexrec": "critic"}, "models": ["tiny"]}
+    cells = cells_of("mine", study, layouts=["default", "predictions"], **known)
+    # it looks for conflicts, and finds none
+    found = look.look(cells, project)
+    places = [{place for state in one.states if state.node == "train_rl" for place in state.places} for one in found]
+    assert not places[0] & places[1]
+    assert [result.model for result in look.results(found, {})] == ["tiny", "tiny+predictions"]
+    # the default named and not named is one place with one thing in it
+    (named,) = look.look(
+        cells_of(
+            "mine", study.model_copy(update={"grid": (Block.model_validate(grid[2]),)}), layouts=["default"], **known
+        ),
+        project,
+    )
+    assert [state.places for state in named.states] == [state.places for state in found[0].states]
+
+
+def test_a_layout_as_an_override_is_refused(project_root):
+    with pytest.raises(ValidationError, match="layout is no override: it has a field of its own"):
+        Block.model_validate({"needs": ["a"], "methods": ["flexrec"], "overrides": ["layout=predictions"]})

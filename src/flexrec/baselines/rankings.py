@@ -1,5 +1,7 @@
 """Rankings of the baselines."""
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,6 +28,8 @@ from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.needs import Need
 from flexrec.retrieval.star import StarScoringSettings
+
+logger = logging.getLogger(__name__)
 
 _STAR, _FITTED = StarScoringSettings(), FittedSettings()
 
@@ -79,7 +83,7 @@ def baseline_rankings(
     star: StarScoringSettings = _STAR,
     fitted: FittedSettings = _FITTED,
 ) -> pd.DataFrame:
-    """Rank every instance by every method for every need.
+    """Rank every instance by every method for every need; the log says how long each took.
 
     Args:
         labelled_instances: Table `labelled_instances`; all its rows are ranked, so pass the split that is wanted.
@@ -115,6 +119,7 @@ def baseline_rankings(
         scores: Scores | None = None
         for name, need in needs.items():
             if scores is None or method not in SAME_FOR_ALL_NEEDS:
+                start = time.perf_counter()
                 scores = BASELINES[method](
                     labelled_instances,
                     training_instances=training,
@@ -128,6 +133,8 @@ def baseline_rankings(
                     fitted=fitted,
                     seed=seed,
                 )
+                took = time.perf_counter() - start
+                logger.info("baseline %s, %s: fitted and scored %d lists in %.2f s", method, name, len(shown), took)
             for instance_id, candidates, values in zip(ids, shown, scores, strict=True):
                 try:
                     order = rank_by_score(values, np.random.default_rng([seed, instance_id, 0]))

@@ -43,15 +43,15 @@ def choose_instances(labelled_instances: pd.DataFrame, *, count: int, seed: int)
 
 
 def candidate_columns() -> tuple[str, ...]:
-    """The columns of `labelled_instances` whose lists are aligned with the candidates.
+    """The columns of instances whose lists are aligned with the candidates, the critic's prediction included.
 
     They are the lists of its schema, those of the history excepted.
     """
     # pandera takes a while to import
-    from flexrec.ranking.schemas import LabelledInstances
+    from flexrec.ranking.schemas import PromptInstances
 
     history = (Columns.HISTORY_ITEMS, Columns.HISTORY_ENGAGEMENTS)
-    columns = LabelledInstances.to_schema().columns
+    columns = PromptInstances.to_schema().columns
     return tuple(name for name, column in columns.items() if str(column.dtype) == "object" and name not in history)
 
 
@@ -86,6 +86,7 @@ def rearrange(labelled_instances: pd.DataFrame, orders: Mapping[int, Int[np.ndar
             dtype=object,
         )
         for name in candidate_columns()
+        if name in labelled_instances.columns
     }
     return labelled_instances.assign(**changed)
 

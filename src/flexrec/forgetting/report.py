@@ -1,7 +1,7 @@
 """Rates, perplexities and their differences between the stages of a policy."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -14,7 +14,9 @@ from flexrec.errors import InputError
 from flexrec.forgetting.checks import CHECKS
 from flexrec.forgetting.settings import ForgettingSettings
 from flexrec.ranking.statistics import bootstrap_interval, holm, paired_test
+from flexrec.reporting.blocks import markdown_table, markdown_text
 from flexrec.reporting.style import finish, label, looks, number, p_value, plotly_text
+from flexrec.reporting.tables import facts_markdown
 
 Results = Mapping[str, Any]
 
@@ -118,7 +120,7 @@ def forgetting_text(results: Results) -> str:
 
     console = Console(file=StringIO(), width=110, color_system=None, force_terminal=False, legacy_windows=False)
 
-    def show(title: str, headings: list[str], rows: list[list[str]]) -> None:
+    def show(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
         for place, heading in enumerate(headings):
             table.add_column(escape(heading), justify="right" if place else "left")
@@ -126,29 +128,56 @@ def forgetting_text(results: Results) -> str:
             table.add_row(*map(escape, row))
         console.print(table)
 
-    models = list(results["pass_rate"])
-    show(
-        "Before and after training",
-        ["model", "instructions followed", "on topic", "cut", "perplexity", "KL from base"],
-        [
-            [
-                label(model),
-                _spread(results["pass_rate"][model]),
-                number(results["on_topic"][model], 2),
-                number(results["cut"][model], 2),
-                _spread(results["perplexity"][model], 2),
-                _spread(results["kl"][model]),
-            ]
-            for model in models
-        ],
-    )
-    show(
-        "Instructions followed, by kind",
-        ["kind", *map(label, models)],
-        [[label(kind), *(number(row[model], 2) for model in models)] for kind, row in results["by_kind"].items()],
-    )
+    for table in _tables(results):
+        show(*table)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     return "\n".join(["\n".join(lines).strip("\n"), "", *_sentences(results), ""])
+
+
+def forgetting_markdown(results: Results, *, title: str, facts: Mapping[str, object]) -> str:
+    """The results as a page of Markdown.
+
+    Args:
+        results: Of `compare_models`.
+        title: Its heading.
+        facts: What they came from.
+    """
+    parts = [
+        f"# {markdown_text(title)}",
+        "Everyday prompts whose answers a program checks, and held-out prose; how: docs/forgetting.md. A comparison is "
+        "paired; intervals and tests are over prompts or pieces of text, for the models that were trained.",
+        *map(markdown_text, _sentences(results)),
+    ]
+    for heading, headings, rows in _tables(results):
+        parts += [f"## {heading}", markdown_table(headings, rows)]
+    return "\n\n".join(part.strip("\n") for part in [*parts, facts_markdown(facts)]) + "\n"
+
+
+def _tables(results: Results) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, headings and rows of every table."""
+    models = list(results["pass_rate"])
+    return [
+        (
+            "Before and after training",
+            ["model", "instructions followed", "on topic", "cut", "perplexity", "KL from base"],
+            [
+                [
+                    label(model),
+                    _spread(results["pass_rate"][model]),
+                    number(results["on_topic"][model], 2),
+                    number(results["cut"][model], 2),
+                    _spread(results["perplexity"][model], 2),
+                    _spread(results["kl"][model]),
+                ]
+                for model in models
+            ],
+        ),
+        (
+            "Instructions followed, by kind",
+            ["kind", *map(label, models)],
+            [[label(kind), *(number(row[model], 2) for model in models)] for kind, row in results["by_kind"].items()],
+        ),
+    ]
 
 
 def _sentences(results: Results) -> list[str]:

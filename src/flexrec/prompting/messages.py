@@ -21,11 +21,13 @@ from flexrec.prompting.settings import (
     FlagDisplay,
     PercentDisplay,
     PromptSettings,
+    ScaleDisplay,
     WordDisplay,
 )
 from flexrec.prompting.templates import fill_template
+from flexrec.ranking.columns import Columns
 from flexrec.ranking.instances import Candidate, HistoryItem, Instance
-from flexrec.ranking.needs import Need
+from flexrec.ranking.needs import Need, uses_engagement
 
 # Control tokens of chat templates and the tags of an answer are written with angle brackets (<|im_end|>, <s>,
 # </answer>); without any, none of them can be. The wide forms become plain ones in tokenizers that normalise.
@@ -169,7 +171,11 @@ def _topics(topics: Sequence[str], settings: PromptSettings, clean: Callable[[st
 
 def _shown_signals(instance: Instance, need: Need, settings: PromptSettings) -> list[str]:
     """The signals' part of every candidate's line."""
-    used = {factor.signal for term in need.terms for factor in term.factors} - set(settings.signals)
+    used: set[str] = {factor.signal for term in need.terms for factor in term.factors}
+    if uses_engagement(need):
+        # what stands for the label, which is not known yet
+        used.add(Columns.PREDICTED)
+    used -= set(settings.signals)
     asked = {name: displays for name, displays in settings.signals_of_need.items() if name in used}
     columns = []
     for signal, displays in settings.available(settings.signals | asked).items():
@@ -185,9 +191,10 @@ def _signal_values(instance: Instance, signal: str) -> Float[np.ndarray, "K"]:
     for candidate, value in zip(instance.candidates, values, strict=True):
         if not math.isfinite(value):
             problem = f"is {value}" if signal in candidate.signals else "is missing"
+            table = "prompt_instances from critic_predictions" if signal == Columns.PREDICTED else "labelled_instances"
             raise InputError(
                 f"instance {instance.instance_id}, item {candidate.item_id}: the signal {signal!r} {problem}, but the "
-                f"prompt shows it; make labelled_instances again, or take {signal!r} out of the prompt's signals"
+                f"prompt shows it; make {table} again, or take {signal!r} out of the prompt's signals"
             )
     return np.asarray(values, dtype=np.float64)
 
@@ -200,6 +207,11 @@ def _show(values: Float[np.ndarray, "K"], display: Display) -> list[str]:
             texts = [f"{100 * value / display.whole:.0f}%" for value in values]
         case FlagDisplay():
             texts = [display.words[int(value != 0)] for value in values]
+        case ScaleDisplay():
+            # their differences may be too large for a number, halves never are
+            above = values / 2 - values.min() / 2
+            places = above / above.max() if above.max() > 0 else above
+            texts = [f"{place * display.steps:.0f}" for place in places]
         case WordDisplay():
             below = np.searchsorted(np.sort(values), values, side="left")
             texts = [display.words[index] for index in below * len(display.words) // len(values)]

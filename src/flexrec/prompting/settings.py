@@ -6,12 +6,12 @@ stands *after* the attributes of its candidate, and a count is also shown as a w
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from flexrec.config import Settings
 from flexrec.prompting.identifiers import IdentifierKind
 from flexrec.prompting.templates import check_template, template_fields
-from flexrec.ranking.instances import CANDIDATE_SIGNALS
+from flexrec.ranking.instances import SHOWABLE
 
 Words = TypeVar("Words", bound=tuple[str, ...])
 
@@ -46,6 +46,13 @@ class PercentDisplay(_Display):
 
     display: Literal["percent"] = "percent"
     whole: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="The value that is 100%.")
+
+
+class ScaleDisplay(_Display):
+    """The value's place between the list's smallest, 0, and its largest, `steps`; 0 where all are equal."""
+
+    display: Literal["scale"] = "scale"
+    steps: int = Field(default=100, ge=1, le=10**6, description="The largest value's place.")
 
 
 class WordDisplay(_Display):
@@ -89,7 +96,7 @@ def _listed(value: Any) -> Any:
 
 
 Display = Annotated[
-    Annotated[CountDisplay | PercentDisplay | WordDisplay | FlagDisplay, Field(discriminator="display")],
+    Annotated[CountDisplay | PercentDisplay | ScaleDisplay | WordDisplay | FlagDisplay, Field(discriminator="display")],
     BeforeValidator(_named),
 ]
 Displays = Annotated[tuple[Display, ...], BeforeValidator(_listed), Field(min_length=1)]
@@ -106,6 +113,26 @@ def _default_signals() -> dict[str, tuple[Display, ...]]:
             WordDisplay(words=("cold", "cool", "mild", "warm", "hot")),
         ),
     }
+
+
+def _showable(signals: dict[str, Displays]) -> dict[str, Displays]:
+    for name in signals:
+        if name == "engagement":
+            raise ValueError("engagement is the label, unknown at request time: it cannot be shown")
+        if name not in SHOWABLE:
+            raise ValueError(f"unknown signal {name!r}; a prompt can show {', '.join(SHOWABLE)}")
+    return signals
+
+
+Shown = Annotated[dict[str, Displays], AfterValidator(_showable)]
+"""Name of a signal to one display or several, in the order in which they are shown."""
+
+
+class LayoutSettings(Settings):
+    """One entry of `layouts`: which signals a prompt shows, and how; see `PromptSettings`."""
+
+    signals: Shown
+    signals_of_need: Shown = Field(default_factory=dict)
 
 
 class PromptSettings(Settings):
@@ -130,13 +157,14 @@ class PromptSettings(Settings):
         default="{title}, {topics}, engagement {engagement}",
         description="A history item's line: {title}, {topics}, {engagement}.",
     )
-    signals: dict[str, Displays] = Field(
+    signals: Shown = Field(
         default_factory=_default_signals,
         description="Which signals are shown, in this order, and how: name of the signal to one display or several.",
     )
-    signals_of_need: dict[str, Displays] = Field(
+    signals_of_need: Shown = Field(
         default_factory=dict,
-        description="Which signals are shown behind those, but only where the need uses them.",
+        description="Which signals are shown behind those, but only where the need uses them: `predicted`, the "
+        "critic's prediction of engagement, where it uses engagement.",
     )
     unavailable_signals: tuple[str, ...] = Field(
         default=(), description="Signals that the dataset does not have: never shown."
@@ -225,16 +253,6 @@ class PromptSettings(Settings):
     def _request(cls, text: str) -> str:
         return check_template(text, name="request", allowed=REQUEST_FIELDS)
 
-    @field_validator("signals", "signals_of_need")
-    @classmethod
-    def _known_signals(cls, signals: dict[str, Displays]) -> dict[str, Displays]:
-        for name in signals:
-            if name == "engagement":
-                raise ValueError("engagement is the label, unknown at request time: it cannot be shown")
-            if name not in CANDIDATE_SIGNALS:
-                raise ValueError(f"unknown signal {name!r}; a prompt can show {', '.join(CANDIDATE_SIGNALS)}")
-        return signals
-
     @field_validator("separator")
     @classmethod
     def _no_identifier(cls, separator: str) -> str:
@@ -255,6 +273,10 @@ class PromptSettings(Settings):
                 "take {signals} out of the line, or show other ones"
             )
         return self
+
+    def shows(self, signal: str) -> bool:
+        """Whether the prompt of any need shows the signal."""
+        return signal in self.available(self.signals | self.signals_of_need)
 
     def available(self, signals: dict[str, Displays]) -> dict[str, Displays]:
         """Those of the signals that the dataset has."""

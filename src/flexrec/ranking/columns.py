@@ -44,6 +44,9 @@ class Columns:
     RECENCY = "recency"
     OBSERVED_ENGAGEMENT = "observed_engagement"
 
+    # beside them where the prompt shows it: the critic's mean gain
+    PREDICTED = "predicted"
+
     # gains, predictions
     NEED = "need"
     GAINS = "gains"

@@ -12,6 +12,8 @@ from flexrec.ranking.needs import SIGNALS
 
 CANDIDATE_SIGNALS = tuple(name for name in SIGNALS if name != "engagement")
 """The signals that a candidate may show: all but its own engagement, which is the label."""
+SHOWABLE = (*CANDIDATE_SIGNALS, Columns.PREDICTED)
+"""What a prompt may show: those, and what a critic predicts the engagement gain to be."""
 
 _TABLE = "labelled_instances"
 
@@ -25,7 +27,7 @@ class Candidate:
     topics: tuple[str, ...]
     signals: Mapping[str, float] = field(hash=False)
     """`similarity`, `niche` (0 or 1), `trend` (count), `popularity` (count), `quality` (engagement scale), `recency`
-    (0 to 1)."""
+    (0 to 1); `predicted` (gain) where the table has the critic's prediction."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> lis
     """Join the instances with what is known of their items.
 
     Args:
-        labelled_instances: The table of that name; columns with labels are not read.
+        labelled_instances: The table of that name, or `prompt_instances`; columns with labels are not read.
         items: The `items` table; it must hold every item of a history or a candidate list.
 
     Returns:
@@ -82,6 +84,7 @@ def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> lis
             *CANDIDATE_SIGNALS,
         ),
     )
+    names = [name for name in SHOWABLE if name in labelled_instances.columns]
     known = _known_items(items)
     ids = labelled_instances[Columns.INSTANCE_ID].tolist()
     _refuse_repeated(ids, f"table {_TABLE}, column {Columns.INSTANCE_ID}")
@@ -97,7 +100,7 @@ def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> lis
         engagements = _numbers(
             columns[Columns.HISTORY_ENGAGEMENTS][row], len(history_ids), place, Columns.HISTORY_ENGAGEMENTS
         )
-        signals = [_numbers(columns[name][row], len(candidate_ids), place, name) for name in CANDIDATE_SIGNALS]
+        signals = [_numbers(columns[name][row], len(candidate_ids), place, name) for name in names]
         instances.append(
             Instance(
                 instance_id=int(instance_id),
@@ -108,7 +111,7 @@ def read_instances(labelled_instances: pd.DataFrame, items: pd.DataFrame) -> lis
                     for item, engagement in zip(history_ids, engagements, strict=True)
                 ),
                 candidates=tuple(
-                    Candidate(item, *known[item], dict(zip(CANDIDATE_SIGNALS, values, strict=True)))
+                    Candidate(item, *known[item], dict(zip(names, values, strict=True)))
                     for item, *values in zip(candidate_ids, *signals, strict=True)
                 ),
                 query=_query(columns[Columns.QUERY][row], place),

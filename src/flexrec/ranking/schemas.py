@@ -12,7 +12,7 @@ The two tables that may be too large for memory are checked by the engine that h
 import functools
 import operator
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ import pandera.pandas as pa
 
 from flexrec.errors import InputError
 from flexrec.ranking import rules
-from flexrec.ranking.columns import SPLITS
+from flexrec.ranking.columns import SPLITS, Columns
 from flexrec.ranking.table import Table, short
 
 if TYPE_CHECKING:
@@ -323,6 +323,28 @@ class LabelledInstances(_Requests):
         """Pandera's settings."""
 
         name = "labelled_instances"
+
+
+class PromptInstances(LabelledInstances):
+    """What prompts are made of: labelled instances, with the critic's prediction where a prompt shows it."""
+
+    predicted: object = pa.Field(description="the critic's mean gain; the column may be absent")
+
+    _predictions = rules.lists("finite", "predicted")
+    _predicted_length = rules.same_length("candidates", "predicted")
+
+    class Config:
+        """Pandera's settings."""
+
+        name = "prompt_instances"
+
+    @classmethod
+    def validate(cls, check_obj: pd.DataFrame, *arguments: Any, **options: Any) -> Any:
+        """Check a table; arguments and errors as those of every table."""
+        # not a subclass of its own validation: without the column it is the other table
+        if isinstance(check_obj, pd.DataFrame) and Columns.PREDICTED not in check_obj.columns:
+            return LabelledInstances.validate(check_obj, *arguments, **options)
+        return super().validate(check_obj, *arguments, **options)
 
 
 class TrueLabels(Table):

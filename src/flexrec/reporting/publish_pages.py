@@ -1,10 +1,12 @@
 """Pages that pipelines wrote into `docs/results`: `python -m flexrec.reporting.publish_pages PLACE...`.
 
-Those are the tables of a study, the planted-truth study and query rewriting; a place is such a page, or a folder above
-it. Each is copied with a line on where it comes from; no number is typed by hand.
+Those are the tables of a study, the planted-truth study, query rewriting, the probe with its gallery, the check for
+forgetting and a chat endpoint; a place is such a page, or a folder above it. Each is copied with a line on where it
+comes from; no number is typed by hand. Figures need a browser and stay where the pipeline wrote them, which is said.
 """
 
 import argparse
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +15,32 @@ from flexrec.files import replacing
 from flexrec.fingerprint import Sidecar
 from flexrec.reporting.publish import FACTS, fact_rows, origin
 
+
+def _of_run(kind: str) -> Callable[[Path], str]:
+    """`<dataset>/<regime>/<need>/<model>/<method>`, whose regime stands in the page."""
+    return lambda folder: f"{folder.parents[3].name}-{'-'.join(folder.parts[-3:])}-{kind}"
+
+
 NAMES: Mapping[str, Callable[[Path], str]] = {
     "tables.md": lambda folder: f"study-{folder.name}",
     "planted.md": lambda folder: "planted",
     # <dataset>/<regime>/query_rewrite/<model>
     "rewrite_results.md": lambda folder: f"{folder.parents[2].name}-query_rewrite-{folder.name}",
+    "probe.md": _of_run("probe"),
+    "forgetting.md": _of_run("forgetting"),
+    # <dataset>/<regime>/<need>/<model>/chat/<name>
+    "chat.md": lambda folder: f"{folder.parents[4].name}-{'-'.join(folder.parts[-4:])}",
 }
 """File that a pipeline writes -> how it is called in `docs/results`, from its folder."""
+
+FIGURES: Mapping[str, str] = {
+    "tables.md": "`study.html` and the folder `figures`",
+    "planted.md": "the files `*_figure.json`",
+    "rewrite_results.md": "`rewrite_figure.json` and `rewrite_training_figure.json`",
+    "probe.md": "`probe.html`",
+    "forgetting.md": "`forgetting_figure.json`",
+}
+"""File that a pipeline writes -> where the figures are that belong to it."""
 
 
 def found_pages(places: Iterable[Path]) -> dict[str, Path]:
@@ -35,7 +56,7 @@ def found_pages(places: Iterable[Path]) -> dict[str, Path]:
         if not files:
             raise InputError(f"{place}: no {' or '.join(NAMES)} there; run the pipeline first, or name another place")
         for file in files:
-            name = f"{NAMES[file.name](_folder(file))}.md"
+            name = re.sub(r"[^\w.+-]+", "+", f"{NAMES[file.name](_folder(file))}.md")
             known = pages.get(name, file)
             if _folder(known) != _folder(file):
                 raise InputError(f"two pages would both become {name}: {known}, {file}")
@@ -60,6 +81,11 @@ def published(path: Path, name: str) -> str:
     if not separator or sidecar is None:
         raise InputError(f"{path} is not what a pipeline writes: a table of facts and its record")
     made = origin(dict(fact_rows(rows)), sidecar.session or "unknown")
+    if path.name in FIGURES:
+        made += (
+            f"\n\nIts figures are interactive and not kept here: the command writes {FIGURES[path.name]} beside "
+            f"`{path.name}`."
+        )
     heading, _, rest = body.strip().partition("\n")
     if not heading.startswith("# "):
         heading, rest = f"# {name.removesuffix('.md')}", body

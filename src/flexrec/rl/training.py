@@ -25,7 +25,7 @@ def checked_table(name: str, table: pd.DataFrame) -> pd.DataFrame:
     from flexrec.ranking import schemas
 
     forms = {
-        "labelled_instances": schemas.LabelledInstances,
+        "labelled_instances": schemas.PromptInstances,
         "items": schemas.Items,
         "training_gains": schemas.TrainingGains,
         "true_gains": schemas.Gains,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -52,6 +53,29 @@ INSTANCE_COLUMNS = (
 
 CURVE_COLUMNS = ("dataset", "density", "model", "trained_on", Columns.METHOD, "seed", "step", "metric", "value")
 
+_PROBED = ("dataset", "density", "model", "seed", "trained_on", Columns.METHOD, "kind", Columns.NEED)
+
+SWITCHING_COLUMNS = (
+    *_PROBED,
+    "other_need",
+    Columns.INSTANCE_ID,
+    Columns.USER_ID,
+    "pairs",
+    "tau",
+    "ideal_tau",
+    "turned",
+    "swayed",
+)
+
+INPUT_ORDER_COLUMNS = (
+    *_PROBED,
+    "arrangement",
+    Columns.INSTANCE_ID,
+    Columns.USER_ID,
+    "ndcg_at_5",
+    "kendall_tau",
+)
+
 _KEY = ["dataset", "density", "model", "sample", "seed", "trained_on", Columns.METHOD, Columns.NEED]
 
 
@@ -73,6 +97,8 @@ class CellResult:
         metrics: Its tables of metrics per instance, each with the name of its sample of instances.
         curves: Its table `rl_curves`; None where the method has none.
         critic: Its tables `critic_test_predictions` and `critic_reliability`; None where there are none.
+        switching: Its table `probe_switching`; None where it was not probed.
+        input_order: Its table `probe_input_order`; None where it was not probed.
     """
 
     cell: Cell
@@ -88,6 +114,8 @@ class CellResult:
     metrics: tuple[tuple[str, pd.DataFrame], ...] = ()
     curves: pd.DataFrame | None = None
     critic: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    switching: pd.DataFrame | None = None
+    input_order: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +130,8 @@ class Collected:
         curves: Training curves, see `CURVE_COLUMNS`.
         critic_predictions: Held-out predictions of one critic per dataset, told apart by `variant`.
         critic_reliability: The same critics' groups of examples.
+        switching: What the probe found about two needs of the same candidates, see `SWITCHING_COLUMNS`.
+        input_order: What it found about orders of the candidates, see `INPUT_ORDER_COLUMNS`.
     """
 
     cells: pd.DataFrame
@@ -109,6 +139,8 @@ class Collected:
     curves: pd.DataFrame
     critic_predictions: pd.DataFrame
     critic_reliability: pd.DataFrame
+    switching: pd.DataFrame
+    input_order: pd.DataFrame
 
 
 def collect(results: Sequence[CellResult]) -> Collected:
@@ -161,7 +193,41 @@ def collect(results: Sequence[CellResult]) -> Collected:
         curves=_stacked(curves, CURVE_COLUMNS),
         critic_predictions=_stacked(predictions, ("variant", "mean", "gain")),
         critic_reliability=_stacked(reliability, ("variant", "predicted_std", "rmse")),
+        switching=_probed([(result, result.switching) for result in results], SWITCHING_COLUMNS),
+        input_order=_probed([(result, result.input_order) for result in results], INPUT_ORDER_COLUMNS),
     )
+
+
+def _probed(found: Sequence[tuple[CellResult, pd.DataFrame | None]], columns: Sequence[str]) -> pd.DataFrame:
+    """What probes found, what several cells have in common once."""
+    parts: list[pd.DataFrame] = []
+    taken: set[tuple[object, ...]] = set()
+    for result, table in found:
+        if table is None:
+            continue
+        for (method, need), rows in table.groupby([Columns.METHOD, Columns.NEED], sort=False):
+            part = rows.assign(**_names(str(method), result))
+            key = (*part.iloc[0][list(_PROBED)], need)
+            if key not in taken:
+                taken.add(key)
+                parts.append(part)
+    return _stacked(parts, columns)
+
+
+def _names(method: str, result: CellResult) -> dict[str, Any]:
+    """What tells the rows of a study apart, of a method that stands in the tables of a cell."""
+    kind = _kind(method, result)
+    # the warm-up of other gains is another model
+    apart = kind == WARMED_UP and result.gains not in ("", "critic")
+    return {
+        "dataset": result.dataset,
+        "density": result.density,
+        "model": result.model,
+        "seed": result.cell.seed,
+        "trained_on": "" if kind in (BASELINE, UNTRAINED, OTHER) else result.cell.need,
+        Columns.METHOD: f"{method}_{result.gains}" if apart else method,
+        "kind": kind,
+    }
 
 
 def _variants(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -219,30 +285,11 @@ def costs(curves: pd.DataFrame | None) -> dict[str, float]:
 
 def _parts(result: CellResult) -> list[pd.DataFrame]:
     """The instance metrics of a cell by method and need, with what tells rows of a study apart."""
-    trained_on = {BASELINE: "", UNTRAINED: "", OTHER: ""}
-    parts = []
-    tables = (
-        (sample, str(method), rows)
+    return [
+        rows.assign(**_names(str(method), result), sample=sample)[list(INSTANCE_COLUMNS)]
         for sample, table in result.metrics
         for (method, _), rows in table.groupby([Columns.METHOD, Columns.NEED], sort=False)
-    )
-    for sample, method, rows in tables:
-        kind = _kind(method, result)
-        # the warm-up of other gains is another model
-        apart = kind == WARMED_UP and result.gains not in ("", "critic")
-        parts.append(
-            rows.assign(
-                dataset=result.dataset,
-                density=result.density,
-                model=result.model,
-                sample=sample,
-                seed=result.cell.seed,
-                trained_on=trained_on.get(kind, result.cell.need),
-                method=f"{method}_{result.gains}" if apart else method,
-                kind=kind,
-            )[list(INSTANCE_COLUMNS)]
-        )
-    return parts
+    ]
 
 
 def _kind(method: str, result: CellResult) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from flexrec.errors import InputError
 from flexrec.study.settings import Block, StudySettings
 
+DEFAULT_LAYOUT = "default"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -20,6 +22,7 @@ class Cell:
     seed: int
     dataset: str | None = None
     model: str | None = None
+    layout: str | None = None
     density: float | None = None
     environment: str | None = None
     also: tuple[str, ...] = ()
@@ -33,6 +36,7 @@ class Cell:
             "need": self.need,
             "method": self.method,
             "model": self.model,
+            "layout": self.layout,
             "density": self.density,
             "seed": self.seed,
         }
@@ -42,7 +46,10 @@ class Cell:
     def words(self) -> str:
         """Its name for people."""
         density = None if self.density is None else f"density {self.density:g}"
-        parts = (self.dataset, self.need, self.method, self.model, density, f"seed {self.seed}", self.environment)
+        layout = None if self.layout is None else f"layout {self.layout}"
+        parts = (
+            self.dataset, self.need, self.method, self.model, layout, density, f"seed {self.seed}", self.environment,
+        )  # fmt: skip
         return " ".join(part for part in parts if part)
 
     @property
@@ -59,11 +66,12 @@ def cells_of(
     datasets: Iterable[str],
     methods: Mapping[str, str],
     models: Iterable[str],
+    layouts: Iterable[str] = (DEFAULT_LAYOUT,),
 ) -> list[Cell]:
     """The cells of a study, each once, so ordered that neighbours share as much as they can.
 
-    By dataset (with density, model and environment), seed, need and what stands for unobserved labels, each in the
-    order in which the grid names it.
+    By dataset (with density, model, layout and environment), seed, need and what stands for unobserved labels, each in
+    the order in which the grid names it.
 
     Args:
         name: Of the study, for messages.
@@ -72,16 +80,18 @@ def cells_of(
         datasets: All that there are.
         methods: All that there are, with their `gains`.
         models: All that there are.
+        layouts: All that there are.
 
     Raises:
         InputError: The grid names something that does not exist, or one run with two sets of overrides.
     """
-    datasets, models = list(datasets), list(models)
+    datasets, models, layouts = list(datasets), list(models), list(layouts)
     for number, block in enumerate(study.grid, start=1):
         place = f"study '{name}', part {number} of its grid"
         _refuse_unknown(place, "method", block.methods, methods)
         _refuse_unknown(place, "dataset", [block.dataset] if block.dataset else [], datasets)
         _refuse_unknown(place, "model", [block.model] if block.model else [], models)
+        _refuse_unknown(place, "layout", [block.layout] if block.layout else [], layouts)
     cells: dict[str, Cell] = {}
     for block in study.grid:
         for cell in _block_cells(block, (*study.overrides, *block.overrides, *given)):
@@ -100,7 +110,7 @@ def cells_of(
     ranks = [_Ranks() for _ in range(5)]
     keys = {
         cell: (
-            ranks[0](cell.dataset, cell.density, cell.model, cell.environment),
+            ranks[0](cell.dataset, cell.density, cell.model, cell.layout, cell.environment),
             ranks[1](cell.seed),
             ranks[2](cell.need),
             ranks[3](methods[cell.method]),
@@ -126,7 +136,7 @@ def _block_cells(block: Block, overrides: tuple[str, ...]) -> Iterable[Cell]:
         for need in block.needs:
             for method in block.methods:
                 yield Cell(
-                    need, method, seed, block.dataset, block.model, block.density, block.environment,
+                    need, method, seed, block.dataset, block.model, block.layout, block.density, block.environment,
                     block.also, overrides,
                 )  # fmt: skip
 

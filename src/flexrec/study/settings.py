@@ -27,6 +27,7 @@ class Block(Settings):
     methods: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     model: str | None = Field(None, description="None: the environment's own")
+    layout: str | None = Field(None, description="Of the prompt; None: the environment's own")
     density: float | None = Field(None, gt=0, le=1, description="None: the environment's own")
     environment: str | None = Field(None, description="Of the runs, as `--env` takes it; None: the study's own")
     also: tuple[Also, ...] = Field((), description="Other pipelines that every run goes through after the evaluation")
@@ -56,7 +57,7 @@ class StudySettings(Settings):
 
 
 def _checked_overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    own = {"dataset", "need", "method", "seed", "model", "density"}
+    own = {"dataset", "need", "method", "seed", "model", "layout", "density"}
     for text in overrides:
         key, equals, _ = text.partition("=")
         if not (key.strip() and equals):
@@ -89,7 +90,11 @@ class TableSettings(Settings):
     rows: tuple[str, ...] = Field(
         (), description="Trained methods in it; empty: all of the study. Rows without an LLM are in every table"
     )
-    sample: Literal["test", "probe"] = Field("test", description="Which instances: all of the test, or the probe's")
+    sample: Literal["test", "probe", "switching", "input_order"] = Field(
+        "test",
+        description="What it is made of: all instances of the test, those of the probe, or what the probe found about "
+        "switching between needs and about input orders",
+    )
     cross: CrossSettings | None = None
 
 

@@ -1,15 +1,15 @@
 """The tables of a study: which there are, and what stands in each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
 from flexrec.ranking.columns import Columns
 from flexrec.reporting.style import label, metric_label, number
-from flexrec.reporting.tables import Cell
 from flexrec.study.collection import BASELINE, OTHER, TRAINED, UNTRAINED, WARMED_UP
+from flexrec.study.form import Group, StudyTable
 from flexrec.study.paper import PaperRow, paper_rows
+from flexrec.study.probing import input_order_tables, switching_tables
 from flexrec.study.rows import (
     SIDE,
     cross_table,
@@ -23,53 +23,6 @@ from flexrec.study.settings import StudyOptions, StudySettings, TableSettings, r
 from flexrec.study.statistics import GROUP, Resampling, where
 from flexrec.study.words import notes_of, sentences
 
-Group = tuple[str, float, str, str, str]
-"""Dataset, density, model, need and sample of instances."""
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """One table.
-
-    Attributes:
-        name: Of its kind, a key of `study_options.tables`.
-        title: What it compares.
-        group: Dataset, density, model, need and sample of instances.
-        headings: One per column.
-        rows: Cells as they are printed; those of the paper come last.
-        numbers: The same rows as numbers, unrounded; the column `source` is `measured` or `paper`.
-        cross: The primary metric in two ways, headings first; empty where the kind has none.
-        sentences: What it shows, in words.
-        notes: How to read it, and what is not in it.
-    """
-
-    name: str
-    title: str
-    group: Group
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    numbers: pd.DataFrame
-    cross: tuple[tuple[str, ...], ...]
-    sentences: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def heading(self) -> str:
-        """Its name for people."""
-        return f"Table {self.name}: {self.title}"
-
-    @property
-    def subject(self) -> str:
-        """What was measured."""
-        dataset, density, model, need, _ = self.group
-        return f"{need} on {dataset}, {density:g} of the labels observed, {model}"
-
-    @property
-    def file_name(self) -> str:
-        """A name for files; tables of one study have different ones."""
-        dataset, density, model, need, _ = self.group
-        return f"table-{self.name}-{dataset}-{need}-density-{density:g}-{model}".replace(",", "+")
-
 
 def study_tables(
     cells: pd.DataFrame,
@@ -79,6 +32,9 @@ def study_tables(
     settings: StudySettings,
     options: StudyOptions,
     how: Resampling,
+    *,
+    switching: pd.DataFrame | None = None,
+    input_order: pd.DataFrame | None = None,
 ) -> list[StudyTable]:
     """Lay a study out as its tables.
 
@@ -93,6 +49,8 @@ def study_tables(
         settings: Of the study.
         options: Of all studies.
         how: Resampling, for the best row with an LLM against the best without.
+        switching: Table `study_switching`; None where nothing was probed.
+        input_order: Table `study_input_order`; None where nothing was probed.
     """
     groups = _groups(cells, means)
     if settings.tables is None:
@@ -104,6 +62,11 @@ def study_tables(
         kinds = {name: options.tables[name] for name in settings.tables}
     tables = []
     for name, kind in kinds.items():
+        methods = tuple(kind.rows or dict.fromkeys(cells[Columns.METHOD]))
+        if kind.sample == "switching" and switching is not None:
+            tables += switching_tables(name, kind, switching, methods, how)
+        if kind.sample == "input_order" and input_order is not None:
+            tables += input_order_tables(name, kind, input_order, methods, how)
         for group in groups:
             dataset, density, _, need, sample = group
             if sample != kind.sample:

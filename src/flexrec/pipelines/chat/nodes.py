@@ -14,7 +14,9 @@ from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
-from flexrec.reporting.tables import summary_sentences, terminal_table
+from flexrec.reporting.blocks import markdown_text
+from flexrec.reporting.provenance import provenance
+from flexrec.reporting.tables import facts_markdown, results_markdown, summary_sentences, terminal_table
 
 NOBODY = "none"
 
@@ -74,10 +76,38 @@ def compare_chat(
     return summary, headline_metrics(summary)
 
 
-def tell_chat(chat_summary: pd.DataFrame, chat_costs: dict[str, float], chat: str) -> str:
-    """The results as text for the terminal."""
-    sentences = summary_sentences(chat_summary, method=_method(chat))
-    return "\n".join([terminal_table(chat_summary), *sentences, costs_sentence(chat_costs), ""])
+def tell_chat(
+    chat_summary: pd.DataFrame,
+    chat_costs: dict[str, float],
+    chat_endpoint: dict[str, Any],
+    needs: Needs,
+    chat: str,
+    dataset: str,
+    model: str,
+    layout: str,
+    density: float,
+    seed: int,
+) -> tuple[str, str]:
+    """The results as text for the terminal, and as Markdown."""
+    names, told = list(needs.root), [*summary_sentences(chat_summary, method=_method(chat)), costs_sentence(chat_costs)]
+    facts = provenance(
+        dataset=dataset,
+        needs=names,
+        chat=chat,
+        **{"chat model": chat_endpoint["model"], "untrained model": model},
+        layout=layout,
+        density=density,
+        seed=seed,
+    )
+    parts = [
+        f"# {markdown_text(', '.join(names))} on {markdown_text(dataset)}: {markdown_text(chat)}, zero-shot",
+        "A model behind an endpoint, without any training, beside what needs none: docs/chat.md.",
+        *map(markdown_text, told),
+        results_markdown(chat_summary),
+        facts_markdown(facts),
+    ]
+    markdown = "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return "\n".join([terminal_table(chat_summary), *told, ""]), markdown
 
 
 def _method(chat: str) -> str:

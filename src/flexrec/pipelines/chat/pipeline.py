@@ -7,7 +7,7 @@ from flexrec.pipelines.shared import show
 
 
 def create_pipeline() -> Pipeline:
-    """labelled_instances, rankings of what is not trained -> rankings_chat, chat_costs, chat_results."""
+    """prompt_instances, rankings of what is not trained -> rankings_chat, chat_costs, chat_results."""
     return pipeline(
         [
             node(choose_chat, ["params:chat", "params:chats"], "chat_endpoint", name="choose_chat"),
@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
                 rank_chat,
                 [
                     "chat_endpoint",
-                    "labelled_instances",
+                    "prompt_instances",
                     "items",
                     "params:needs_asked",
                     "params:prompt",
@@ -52,7 +52,23 @@ def create_pipeline() -> Pipeline:
                 ["chat_summary", "chat_metrics"],
                 name="compare_chat",
             ),
-            node(tell_chat, ["chat_summary", "chat_costs", "params:chat"], "chat_results", name="tell_chat"),
+            node(
+                tell_chat,
+                [
+                    "chat_summary",
+                    "chat_costs",
+                    "chat_endpoint",
+                    "params:needs_asked",
+                    "params:chat",
+                    "params:dataset",
+                    "params:model",
+                    "params:layout",
+                    "params:density",
+                    "params:seed",
+                ],
+                ["chat_results", "chat_markdown"],
+                name="tell_chat",
+            ),
             node(show, "chat_results", None, name="print_chat"),
         ],
         tags="chat",

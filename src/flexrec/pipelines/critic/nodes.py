@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from flexrec.critic.completion import count_silent, training_gains
+from flexrec.critic.completion import count_silent, training_gains, with_predictions
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
+from flexrec.prompting.settings import PromptSettings
+from flexrec.ranking.columns import Columns
 from flexrec.ranking.completions import Completion
 from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
@@ -86,6 +88,15 @@ def complete_gains(
         neighbours=neighbours,
     )
     return gains, {"training_gains": count_silent(gains)}
+
+
+def show_instances(
+    labelled_instances: pd.DataFrame, critic_predictions: pd.DataFrame, prompt: PromptSettings
+) -> pd.DataFrame:
+    """What prompts are made of: the same table, whatever the critic says, unless a prompt shows its prediction."""
+    if prompt.shows(Columns.PREDICTED):
+        return with_predictions(labelled_instances, critic_predictions)
+    return labelled_instances
 
 
 def plot_critic(predictions: pd.DataFrame, groups: pd.DataFrame) -> go.Figure:

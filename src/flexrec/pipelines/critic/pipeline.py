@@ -2,11 +2,11 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
-from flexrec.pipelines.critic.nodes import complete_gains, fit_critic, plot_critic, predict_gains
+from flexrec.pipelines.critic.nodes import complete_gains, fit_critic, plot_critic, predict_gains, show_instances
 
 
 def create_pipeline() -> Pipeline:
-    """observations, item_embeddings, query_embeddings -> critic, critic_predictions, training_gains."""
+    """observations, item_embeddings, query_embeddings -> critic, its predictions, training_gains, prompt_instances."""
     return pipeline(
         [
             node(
@@ -41,6 +41,12 @@ def create_pipeline() -> Pipeline:
                 ],
                 ["training_gains", "training_gains_report"],
                 name="complete_gains",
+            ),
+            node(
+                show_instances,
+                ["labelled_instances", "critic_predictions", "params:prompt"],
+                "prompt_instances",
+                name="show_instances",
             ),
             node(
                 plot_critic,

@@ -8,7 +8,7 @@ from flexrec.pipelines.shared import bound
 
 _ASKED = [
     "base_model",
-    "labelled_instances",
+    "prompt_instances",
     "items",
     "params:needs_asked",
     "params:prompt",

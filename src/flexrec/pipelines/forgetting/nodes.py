@@ -8,9 +8,11 @@ import plotly.graph_objects as go
 
 from flexrec.evaluation.names import UNTRAINED
 from flexrec.forgetting.probe import ask, read
-from flexrec.forgetting.report import compare_models, forgetting_figure, forgetting_text
+from flexrec.forgetting.report import compare_models, forgetting_figure, forgetting_markdown, forgetting_text
 from flexrec.forgetting.settings import ForgettingSettings
 from flexrec.policy.models import load_base, load_policy, load_tokenizer
+from flexrec.ranking.task import Needs
+from flexrec.reporting.provenance import provenance
 
 
 def examine(
@@ -39,6 +41,33 @@ def compare_forgetting(
     return answers, windows, compare_models(answers, windows, settings, seed=seed)
 
 
-def tell_forgetting(forgetting: dict[str, Any]) -> tuple[go.Figure, str]:
-    """The figure, and the results as text for the terminal."""
-    return forgetting_figure(forgetting), forgetting_text(forgetting)
+def tell_forgetting(
+    forgetting: dict[str, Any],
+    needs: Needs,
+    settings: ForgettingSettings,
+    dataset: str,
+    method: str,
+    model: str,
+    layout: str,
+    density: float,
+    seed: int,
+) -> tuple[go.Figure, str, str]:
+    """The figure, and the results as text for the terminal and as Markdown."""
+    names = list(needs.root)
+    facts = provenance(
+        dataset=dataset,
+        **{"trained for": names},
+        method=method,
+        model=model,
+        layout=layout,
+        density=density,
+        seed=seed,
+        prompts=settings.prompts,
+        **{"pieces of text": settings.windows},
+    )
+    title = f"What {model} forgets, trained by {method} for {', '.join(names)} on {dataset}"
+    return (
+        forgetting_figure(forgetting),
+        forgetting_text(forgetting),
+        forgetting_markdown(forgetting, title=title, facts=facts),
+    )

@@ -23,6 +23,7 @@ from flexrec.ranking.gains import GainKind
 from flexrec.ranking.task import Needs
 from flexrec.reporting.figures.probe import input_order_figure, switching_figure, transfer_figure
 from flexrec.reporting.probe import Probe, probe_markdown, probe_metrics, probe_page, probe_text
+from flexrec.reporting.provenance import provenance
 
 
 def choose_probe(
@@ -178,6 +179,7 @@ def write_probe(
     dataset: str,
     method: str,
     model: str,
+    layout: str,
     density: float,
     seed: int,
 ) -> tuple[dict[str, Any], str, str, str]:
@@ -193,14 +195,15 @@ def write_probe(
         input_order=input_order,
         gallery=shown,
         figures=(transfer_drawn, switching_drawn, input_order_drawn),
-        facts={
-            "dataset": dataset,
-            "trained for": list(names),
-            "method": method,
-            "model": model,
-            "density": str(density),
-            "seed": seed,
-        },
+        facts=provenance(
+            dataset=dataset,
+            **{"trained for": list(names)},
+            method=method,
+            model=model,
+            layout=layout,
+            density=density,
+            seed=seed,
+        ),
     )
     numbers = probe_metrics(transfer, switching_means, input_order)
     return numbers, probe_markdown(probe), probe_text(probe), probe_page(probe)

@@ -34,12 +34,12 @@ _SUMMARIES = ["probe_transfer_summary", "probe_switching_summary", "probe_input_
 
 
 def create_pipeline() -> Pipeline:
-    """Policies, labelled_instances -> answers, transfer, switching, input order, gallery, and a page of them."""
+    """Policies, prompt_instances -> answers, transfer, switching, input order, gallery, and a page of them."""
     return pipeline(
         [
             node(
                 choose_probe,
-                ["labelled_instances", "true_labels", "params:probe.instances", "params:seed"],
+                ["prompt_instances", "true_labels", "params:probe.instances", "params:seed"],
                 ["probe_instances", "probe_labels"],
                 name="choose_probe",
             ),
@@ -119,6 +119,7 @@ def create_pipeline() -> Pipeline:
                     "params:dataset",
                     "params:method",
                     "params:model",
+                    "params:layout",
                     "params:density",
                     "params:seed",
                 ],

@@ -50,11 +50,20 @@ def write_report(
     dataset: str,
     method: str,
     model: str,
+    layout: str,
     density: float,
     seed: int,
 ) -> tuple[str, str, str]:
     """The results as Markdown and as text for the terminal, and everything as one HTML page."""
-    facts = provenance(dataset=dataset, needs=list(needs.root), model=model, method=method, density=density, seed=seed)
+    facts = provenance(
+        dataset=dataset,
+        needs=list(needs.root),
+        model=model,
+        layout=layout,
+        method=method,
+        density=density,
+        seed=seed,
+    )
     facts |= {"task": task_report, "critic": critic_calibration}
     curves = stack_curves({method: rl_curves})
     sentences = summary_sentences(summary, method=method)

@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
                 [
                     "base_model",
                     "warm_up_policy",
-                    "labelled_instances",
+                    "prompt_instances",
                     "items",
                     "training_gains",
                     "true_gains",

@@ -18,10 +18,13 @@ from flexrec.pipelines.study.uptodate import Inspector, NodeState, refuse_confli
 from flexrec.runner import path_of, unwrapped
 from flexrec.session import FlexrecSession
 from flexrec.study.collection import CellResult
-from flexrec.study.plan import Cell
+from flexrec.study.plan import DEFAULT_LAYOUT, Cell
 
 ALSO = {"probe": ("probe_instance_metrics", "probe"), "chat": ("chat_instance_metrics", "test")}
 """What other pipelines keep their metrics in, and on which sample of instances those are."""
+
+PROBED = {"switching": "probe_switching", "input_order": "probe_input_order"}
+"""What else the probe keeps."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def _result(one: Look, failed: str | None) -> CellResult:
         "cell": one.cell,
         "dataset": str(one.parameter("dataset")),
         "density": float(one.parameter("density")),
-        "model": str(one.parameter("model")),
+        "model": _model(one),
         "gains": str(one.parameter("methods")[one.cell.method].get("gains", "critic")),
     }
     if one.stale:
@@ -188,7 +191,14 @@ def _result(one: Look, failed: str | None) -> CellResult:
         metrics=tuple(metrics),
         curves=_table(one, "rl_curves"),
         critic=(critic[0], critic[1]) if critic[0] is not None and critic[1] is not None else None,
+        **({name: _table(one, dataset) for name, dataset in PROBED.items()} if "probe" in one.cell.also else {}),
     )
+
+
+def _model(one: Look) -> str:
+    """Its name in the tables, as in the paths: with another layout of the prompt it counts as another model."""
+    model, layout = str(one.parameter("model")), str(one.parameter("layout"))
+    return model if layout == DEFAULT_LAYOUT else f"{model}+{layout}"
 
 
 def _table(one: Look, name: str) -> Any:

@@ -41,10 +41,11 @@ def run_cells(
     datasets: dict[str, Any],
     methods: dict[str, Any],
     models: dict[str, Any],
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
+    layouts: dict[str, Any],
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
     """Run what is missing of the grid, and collect what all of it left."""
     project = Project.current()
-    cells, looks, times = _look(name, settings, options, datasets, methods, models, project)
+    cells, looks, times = _look(name, settings, options, datasets, methods, models, layouts, project)
     logger.info("%s", plan_text(name, looks, times), extra={"markup": False})
     failed: dict[Cell, str] = {}
     if any(one.stale for one in looks):
@@ -59,6 +60,8 @@ def run_cells(
         found.curves,
         found.critic_predictions,
         found.critic_reliability,
+        found.switching,
+        found.input_order,
         True,
     )
 
@@ -70,9 +73,10 @@ def print_plan(
     datasets: dict[str, Any],
     methods: dict[str, Any],
     models: dict[str, Any],
+    layouts: dict[str, Any],
 ) -> None:
     """Say what the study would run, and how long that may take."""
-    _, looks, times = _look(name, settings, options, datasets, methods, models, Project.current())
+    _, looks, times = _look(name, settings, options, datasets, methods, models, layouts, Project.current())
     print(f"\n{plan_text(name, looks, times)}", flush=True)
 
 
@@ -83,12 +87,15 @@ def _look(
     datasets: Mapping[str, Any],
     methods: Mapping[str, Any],
     models: Mapping[str, Any],
+    layouts: Mapping[str, Any],
     project: Project,
 ) -> tuple[list[Cell], list[Look], Times]:
     if unknown := [table for table in settings.tables or () if table not in options.tables]:
         raise InputError(f"study '{name}': unknown table '{unknown[0]}'. Allowed: {', '.join(options.tables)}.")
     gains = {method: str(entry.get("gains", "critic")) for method, entry in methods.items()}
-    cells = cells_of(name, settings, given=project.given, datasets=datasets, methods=gains, models=models)
+    cells = cells_of(
+        name, settings, given=project.given, datasets=datasets, methods=gains, models=models, layouts=layouts
+    )
     looks = look(cells, project)
     times = Times(options.seconds)
     times.learn(looks)
@@ -111,13 +118,18 @@ def tabulate(
     instances: pd.DataFrame,
     means: pd.DataFrame,
     compared: pd.DataFrame,
+    switching: pd.DataFrame,
+    input_order: pd.DataFrame,
     name: str,
     settings: StudySettings,
     options: StudyOptions,
     evaluate: EvaluationSettings,
 ) -> tuple[str, str, Callable[[Path], None]]:
     """The tables as Markdown, as text for the terminal, and as files of numbers."""
-    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
+    how = _resampling(options, evaluate)
+    tables = study_tables(
+        cells, instances, means, compared, settings, options, how, switching=switching, input_order=input_order
+    )
     return (
         study_markdown(settings.title, tables, provenance(**study_facts(name, cells))),
         study_text(tables, cells),
@@ -149,6 +161,8 @@ def write_page(
     instances: pd.DataFrame,
     means: pd.DataFrame,
     compared: pd.DataFrame,
+    switching: pd.DataFrame,
+    input_order: pd.DataFrame,
     results_figure: go.Figure,
     steps_figure: go.Figure,
     tokens_figure: go.Figure,
@@ -161,7 +175,10 @@ def write_page(
     evaluate: EvaluationSettings,
 ) -> str:
     """Everything as one HTML page."""
-    tables = study_tables(cells, instances, means, compared, settings, options, _resampling(options, evaluate))
+    how = _resampling(options, evaluate)
+    tables = study_tables(
+        cells, instances, means, compared, settings, options, how, switching=switching, input_order=input_order
+    )
     figures = {
         "Every row with its interval": results_figure,
         "Learning by steps": steps_figure,

@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
                 train_warm_up,
                 [
                     "base_model",
-                    "labelled_instances",
+                    "prompt_instances",
                     "items",
                     "training_gains",
                     "params:needs_asked",
