@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from flexrec.critic.completion import count_silent, training_gains
+from flexrec.critic.completion import count_left_out, training_gains
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.ranking.completions import Completion
 from flexrec.ranking.gains import GainKind
@@ -85,7 +85,7 @@ def complete_gains(
         observations=observed_training_rows(observations),
         neighbours=neighbours,
     )
-    return gains, {"training_gains": count_silent(gains)}
+    return gains, {"training_gains": count_left_out(gains)}
 
 
 def plot_critic(predictions: pd.DataFrame, groups: pd.DataFrame) -> go.Figure:
