@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flexrec.critic.completion import COMPLETIONS, SILENT, count_silent, training_gains, with_predictions
+from flexrec.critic.completion import COMPLETIONS, SHORTER, SILENT, count_left_out, training_gains, with_predictions
 from flexrec.critic.settings import NeighbourSettings
 from flexrec.errors import InputError
 from flexrec.ranking.completions import Completion
@@ -89,9 +89,19 @@ def test_lists_that_teach_nothing_are_counted(caplog) -> None:
         "training gains (observed): 1 of 2 training instances have the same gain for every candidate under interest: "
         "they teach nothing"
     ]
-    every = {"interest": {"instances": 2, SILENT: 0}, "trend": {"instances": 2, SILENT: 0}}
-    assert count_silent(complete("critic")) == every
-    assert count_silent(complete("observed")) == every | {"interest": {"instances": 2, SILENT: 1}}
+    none = {"instances": 2, SILENT: 0, SHORTER: 0}
+    assert count_left_out(complete("critic")) == {"interest": none, "trend": none}
+    assert count_left_out(complete("observed")) == {"interest": none | {SILENT: 1}, "trend": none}
+
+
+def test_lists_that_are_shorter_are_counted_once() -> None:
+    means = [[1.0, 0.0, 2.0], [1.0, 0.0], [1.0, 1.0], [3.0, 3.0, 3.0, 3.0]]
+    gains = pd.DataFrame({"need": ["a", "a", "b", "b"], "mean": means})
+    # of three candidates, since the list of four teaches nothing
+    assert count_left_out(gains) == {
+        "a": {"instances": 2, SILENT: 0, SHORTER: 1},
+        "b": {"instances": 2, SILENT: 2, SHORTER: 0},
+    }
 
 
 def test_predictions_are_read_by_the_critic_alone() -> None:

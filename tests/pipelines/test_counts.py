@@ -3,7 +3,7 @@
 import pytest
 from mlflow.tracking import MlflowClient
 
-from flexrec.critic.completion import SILENT
+from flexrec.critic.completion import SHORTER, SILENT
 from flexrec.ranking.columns import SPLITS, Columns
 from flexrec.retrieval.instances import DROPPED
 from flexrec.tracking import TrackingSettings
@@ -43,6 +43,7 @@ def test_who_is_dropped_and_which_lists_teach_nothing(fork_server, tmp_path) -> 
     for need, rows in gains.groupby("need"):
         silent = sum(len(set(mean)) == 1 for mean in rows["mean"])
         expected |= {f"training_gains/{need}/instances": len(rows), f"training_gains/{need}/{SILENT}": silent}
+        expected[f"training_gains/{need}/{SHORTER}"] = 0
     # neither is idle here
     assert expected[f"retrieve/train/{DROPPED}"] > 0
     assert 0 < expected[f"training_gains/interest/{SILENT}"] < len(gains) / 2

@@ -201,6 +201,16 @@ def test_lists_that_teach_nothing_are_left_out(caplog) -> None:
         instructive(examples[1:3])
 
 
+def test_lists_shorter_than_the_longest_are_left_out(caplog) -> None:
+    examples = [example(0), example(1, [0.0, 1.0]), example(2), example(3, [2.0] * (K + 1))]
+    with caplog.at_level(logging.INFO, logger="flexrec"):
+        assert instructive(examples) == [examples[0], examples[2]]
+    # the longest that teaches something
+    assert caplog.messages[1:] == [
+        "1 of 4 training prompts are left out: they have fewer than 4 candidates, and a step needs one number"
+    ]
+
+
 def test_it_learns_the_optimal_lists(tiny_folder, tmp_path) -> None:
     model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=8, alpha=16), seed=0)
     ranker = Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())

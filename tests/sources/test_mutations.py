@@ -1,12 +1,13 @@
 """A thousand seeded mutations of raw files: the right tables, or one clear refusal, and nothing else.
 
 What is right is told by an independent reading of the same files (Python's csv module and float, pyarrow for Parquet).
-Whatever a source returns must keep the common tables' rules, every interaction must be a row of the file, and rows that
-are not there must be counted in `dropped`.
+Whatever a source returns must keep the common tables' rules, every interaction must be a row of the file, rows that are
+not there must be counted in `dropped`, and every item, query and daily count must say what its file says.
 """
 
 import collections
 import csv
+import datetime
 import io
 import json
 import math
@@ -28,9 +29,25 @@ from flexrec.ranking.schemas import Interactions, Items, Queries
 from flexrec.sources import esci, source_of
 from flexrec.sources.fabricator.esci import EXAMPLES_FILE, PRODUCTS_FILE
 from flexrec.sources.fetch import sha256_of
+from flexrec.sources.kuairec_categories import tag_name
 from flexrec.sources.tables import Tables
 
 Row = tuple[object, object, float, int]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """What a file says of an item; of a title that is turned or cut, `fits` says whether it may be this one."""
+
+    source_id: str
+    fits: Callable[[str], bool]
+    text: Callable[[str], str]
+    """The embedded text, given the title."""
+    topics: list[str]
+    released: float = math.nan
+
+
+Things = dict[int, Thing]
 
 VALUES = (
     "", " ", "nan", "NaN", "inf", "-inf", "-1", "-0.0", "0", "1e308", "1e999", "9" * 25, "1.5", "0x10", "1_0", "true",
@@ -100,9 +117,13 @@ class World:
     files: dict[str, bytes]
     naive: Callable[[dict[str, bytes]], list[Row]]
     """Every row of the interactions; ValueError where a row cannot be read."""
+    things: Callable[[dict[str, bytes]], Things]
+    """Every item that must be there, by id; ValueError where a row cannot be read."""
     pack: Callable[[Path, dict[str, bytes]], Path] = field(default=lambda folder, files: unpacked(folder, files))
     dropping: tuple[str, ...] = ()
     """How rules begin that leave a row of the interactions out."""
+    daily: Callable[[dict[str, bytes]], tuple[list[tuple[int, int, int]], int]] | None = None
+    """The daily counts, and how many rows of the file are none of them."""
 
 
 def fresh(folder: Path) -> Path:
@@ -208,6 +229,152 @@ def kuairec_sample(files: dict[str, bytes]) -> list[Row]:
     return [(whole(r["user"]), whole(r["item"]), number(r["ratio"]), 0) for r in rows]
 
 
+# ---- items, by an independent reading ----
+
+
+def letters(text: str) -> list[str]:
+    """What turning an article to the front ("Matrix, The") leaves as it is."""
+    return sorted(char for char in text if char not in ", ")
+
+
+def year_of(title: str) -> float:
+    """A year in parentheses at the end."""
+    end = title.rstrip()[-6:]
+    return float(end[1:5]) if end[:1] == "(" and end[-1:] == ")" and end[1:5].isdecimal() else math.nan
+
+
+def film(number: str, title: str, genres: list[str]) -> Thing:
+    def fits(found: str) -> bool:
+        # without a comma there is no article to turn
+        return letters(found) == letters(title) and (", " in title or found == title)
+
+    def text(found: str) -> str:
+        return f"{found}. {', '.join(genres)}" if genres else found
+
+    return Thing(number, fits, text, genres, year_of(title))
+
+
+def films_1m(files: dict[str, bytes]) -> Things:
+    rows = delimited(files["ml-1m/movies.dat"], "latin-1", "::", ("movie", "title", "genres"))
+    return {
+        whole(r["movie"]): film(r["movie"], r["title"], list(filter(None, r["genres"].rstrip("\r").split("|"))))
+        for r in rows
+    }
+
+
+def films_100k(files: dict[str, bytes]) -> Things:
+    rows = delimited(files["recbole/dataset_example/ml-100k/ml-100k.item"], "utf-8", "\t", None)
+    found: Things = {}
+    for row in rows:
+        number, title, year, genres = (
+            row[name].rstrip("\r")
+            for name in ("item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq")
+        )
+        title += f" ({year})" if year.isdigit() else ""
+        found[whole(number)] = film(number, title, [name for name in genres.split(" ") if name != "unknown"])
+    return found
+
+
+def line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def own_items(rows: list[dict[str, str]]) -> Things:
+    order = sorted(row["item_id"] for row in rows)
+    found: Things = {}
+    for row in rows:
+        title, topics = line(row["title"]), [line(name) for name in row.get("topics", "").split("|") if line(name)]
+        text = f"{title}. {', '.join(topics)}" if topics else title
+        found[order.index(row["item_id"])] = Thing(row["item_id"], title.__eq__, lambda _, text=text: text, topics)
+    return found
+
+
+def printable(text: str) -> str:
+    return line("".join(char if char.isprintable() else " " for char in text))
+
+
+def side_table(data: bytes) -> dict[int, dict[str, str]]:
+    """A side table of KuaiRec, by video; a stray carriage return is a space."""
+    rows = quoted(data.replace(b"\r\n", b"\n").replace(b"\r", b" "))
+    if len({row["video_id"] for row in rows}) < len(rows):
+        raise ValueError("a video twice")
+    return {whole(row["video_id"]): row for row in rows}
+
+
+def videos(files: dict[str, bytes], shown: set[int], uploaded: dict[int, float]) -> Things:
+    """What the two side tables say of the videos of a matrix, in the original language."""
+    tags, captions = side_table(files["item_categories.csv"]), side_table(files["kuairec_caption_category.csv"])
+    found: Things = {}
+    for video in shown:
+        cell = tags[video]["feat"].strip() if video in tags else "[]"
+        if cell[:1] != "[" or cell[-1:] != "]":
+            raise ValueError(cell)
+        topics = list(dict.fromkeys(tag_name(whole(tag)).original for tag in cell[1:-1].split(",") if tag.strip()))
+        row = captions.get(video, {})
+        caption = printable(row.get("caption", ""))
+        caption = "" if caption == "UNKNOWN" else caption
+        levels = [
+            printable(row.get(f"{level}_level_category_name", "UNKNOWN")) for level in ("first", "second", "third")
+        ]
+        path = [name for name in levels if name != "UNKNOWN"]
+        hashtags = [printable(part) for part in row.get("topic_tag", "").strip("[]").split(",")]
+        whole(row.get("first_level_category_id", -124))
+        further = [name for name in topics if name not in path]
+        parts = [caption, " > ".join(path), ", ".join(filter(None, [*hashtags, *further]))]
+        text = ". ".join(filter(None, parts))
+
+        def fits(title: str, caption: str = caption, path: list[str] = path, video: int = video) -> bool:
+            if not caption:
+                return title == f"{path[-1] if path else '视频'} {video}"
+            return 0 < len(title) <= 40 and title.removesuffix("…") in caption
+
+        found[video] = Thing(
+            str(video), fits, lambda title, text=text: text or title, topics, uploaded.get(video, math.nan)
+        )
+    return found
+
+
+def daily_rows(files: dict[str, bytes]) -> list[dict[str, str]]:
+    rows = quoted(files["item_daily_features.csv"])
+    sides = (side_table(files[name]) for name in ("item_categories.csv", "kuairec_caption_category.csv"))
+    there = set().union(*sides)
+    for row in rows:
+        if whole(row["video_id"]) not in there:
+            raise ValueError(row)
+    return rows
+
+
+def day(text: str, form: str) -> datetime.datetime:
+    return datetime.datetime.strptime(text, form).replace(tzinfo=datetime.UTC)
+
+
+def plays_by_day(files: dict[str, bytes]) -> tuple[list[tuple[int, int, int]], int]:
+    """(video, begin of the day in Beijing, plays) by video and day, and how many rows are none of these."""
+    rows, found = daily_rows(files), {}
+    for row in rows:
+        begin = int(day(row["date"], "%Y%m%d").timestamp()) - 8 * 3600
+        if row["play_cnt"] != "":
+            plays = whole(row["play_cnt"])
+            if plays < 0:
+                raise ValueError(row)
+            found.setdefault((whole(row["video_id"]), begin), plays)
+    return sorted((*key, plays) for key, plays in found.items()), len(rows) - len(found)
+
+
+def videos_of_matrix(files: dict[str, bytes]) -> Things:
+    uploads: dict[int, list[float]] = collections.defaultdict(list)
+    for row in daily_rows(files):
+        if row["upload_dt"] != "":
+            days = (day(row["upload_dt"], "%Y-%m-%d") - day("1970-01-01", "%Y-%m-%d")).days
+            uploads[whole(row["video_id"])].append(1970 + days / 365.2425)
+    shown = {whole(row["video_id"]) for row in quoted(files["small_matrix.csv"])}
+    return videos(files, shown, {video: min(years) for video, years in uploads.items()})
+
+
+def videos_of_sample(files: dict[str, bytes]) -> Things:
+    return videos(files, {whole(item) for _, item, _, _ in kuairec_sample(files)}, {})
+
+
 TIMES = [978300760 + 1000 * (3 * n % 7) for n in range(12)]
 SIDE = {
     "item_categories.csv": b'video_id,feat\n0,[8]\n1,"[27, 9]"\n2,[]\n3,[1]\n',
@@ -218,6 +385,11 @@ SIDE = {
         '2,x,"看, 一看",[快手],-124,UNKNOWN,-124,UNKNOWN,-124,UNKNOWN\n3,y,b,[],1,舞蹈,-124,UNKNOWN,-124,UNKNOWN\n'
     ).encode(),
 }
+DAILY = (
+    b"video_id,date,author_id,upload_dt,play_cnt\n"
+    b"0,20200705,9,2020-03-30,7\n0,20200706,9,2020-03-30,8\n1,20200705,9,2019-12-31,\n"
+    b"2,20200705,9,,3\n2,20200705,9,,4\n3,20200707,9,2020-07-01,12.0\n"
+)
 MOVIES = (
     "0::Toy Story (1995)::Animation|Comedy\n1::Misérables, Les (1995)::Drama\n2::Heat (1995)::Action\n3::Up (2009)::\n"
 )
@@ -232,7 +404,7 @@ WORLDS = {
             ).encode(),
             "ml-1m/movies.dat": MOVIES.encode("latin-1"),
         },
-        movielens_1m, zipped,
+        movielens_1m, films_1m, zipped,
     ),
     "ml-100k": World(
         "ml-100k", {}, b"\t",
@@ -247,18 +419,20 @@ WORLDS = {
                 b"2\tUp\tunknown\tunknown\n3\tA\t2001\tDrama\n"
             ),
         },
-        movielens_100k, zipped,
+        movielens_100k, films_100k, zipped,
     ),
     "own": World(
-        "own", {"timestamp_unit": "seconds", "repeats": "first"}, b",",
+        "own", {"timestamp_unit": "seconds", "repeats": "first", "topics_column": "topics"}, b",",
         {
             "interactions.csv": (
                 "user_id,item_id,engagement,timestamp\n"
                 + "".join(f"u{u},i{i},{r},{t}\n" for (u, i, r), t in zip(PAIRS, TIMES, strict=True))
             ).encode(),
-            "items.csv": b'item_id,title\ni0,Toy Story\ni1,"Heat, again"\ni2,Up\ni3,A\n',
+            "items.csv": (
+                b'item_id,title,topics\ni0,Toy Story,family|fun\ni1,"Heat, again",\ni2,Up,"fun| sky "\ni3,A,x\n'
+            ),
         },
-        own, dropping=("repeated",),
+        own, lambda files: own_items(quoted(files["items.csv"])), dropping=("repeated",),
     ),
     "kuairec": World(
         "kuairec", {}, b",",
@@ -270,18 +444,19 @@ WORLDS = {
                     for (u, i, r), t in zip(PAIRS, TIMES, strict=True)
                 )
             ).encode(),
+            "item_daily_features.csv": DAILY,
             **SIDE,
         },
-        kuairec, dropping=("rows without", "later plays"),
+        kuairec, videos_of_matrix, dropping=("rows without", "later plays"), daily=plays_by_day,
     ),
     "kuairec-sample": World(
         "kuairec-sample", {}, b",",
         {"small_matrix_sample_random.txt": "".join(f"{u},{i},{r / 3}\n" for u, i, r in PAIRS).encode(), **SIDE},
-        kuairec_sample,
+        kuairec_sample, videos_of_sample,
     ),
 }  # fmt: skip
-COUNTS = {"ml-1m": 270, "ml-100k": 200, "own": 280, "kuairec": 70, "kuairec-sample": 100}
-PARQUET_MUTATIONS = 30  # of ESCI, and 50 more of own Parquet files
+COUNTS = {"ml-1m": 250, "ml-100k": 200, "own": 260, "kuairec": 90, "kuairec-sample": 100}
+PARQUET_MUTATIONS = 80  # of ESCI, and 50 more of own Parquet files
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +482,26 @@ def check(tables: Tables, rows: list[Row], dropping: tuple[str, ...], *, timed: 
     assert len(found) + gone == len(rows), "rows that are neither there nor counted"
 
 
+def check_items(items: pd.DataFrame, there: Things) -> None:
+    """Every item says what its file says, and none is missing."""
+    assert sorted(items[Columns.ITEM_ID]) == sorted(there)
+    for row in items.to_dict("records"):
+        thing = there[row[Columns.ITEM_ID]]
+        assert row[Columns.SOURCE_ID] == thing.source_id
+        assert thing.fits(row[Columns.TITLE]), row
+        assert row[Columns.TEXT] == thing.text(row[Columns.TITLE])
+        assert list(row[Columns.TOPICS]) == thing.topics
+        assert row[Columns.RELEASED] == pytest.approx(thing.released, nan_ok=True)
+
+
+def check_daily(tables: Tables, there: tuple[list[tuple[int, int, int]], int]) -> None:
+    rows, others = there
+    assert tables.daily_counts is not None
+    names = [Columns.ITEM_ID, Columns.TIMESTAMP, Columns.COUNT]
+    assert [tuple(row) for row in tables.daily_counts[names].to_numpy().tolist()] == rows
+    assert others == sum(count for rule, count in tables.dropped.items() if "daily counts" in rule)
+
+
 def clear(error: InputError) -> None:
     """One sentence or two that name a file, without the whole of a value."""
     message = str(error)
@@ -319,6 +514,10 @@ def test_the_files_as_they_are(tmp_path, connection, name) -> None:
     world = WORLDS[name]
     tables = source_of(world.source, world.options).read(world.pack(tmp_path, world.files), connection)
     check(tables, world.naive(world.files), world.dropping, timed=name != "kuairec-sample")
+    check_items(tables.items, world.things(world.files))
+    if world.daily:
+        check_daily(tables, world.daily(world.files))
+        assert len(tables.daily_counts) == 4
     assert len(interactions_of(tables)) == len(PAIRS)
 
 
@@ -347,12 +546,16 @@ def test_mutations(tmp_path, connection, name) -> None:
             continue
         outcomes["read"] += 1
         try:
-            rows = world.naive(files)
+            rows, things = world.naive(files), world.things(files)
+            daily = world.daily and world.daily(files)
         except (ValueError, KeyError, csv.Error) as error:
             pytest.fail(
                 f"mutation {turn} of {victim} was read, but a row of it is unsound: {error!r}\n{files[victim][:400]!r}"
             )
         check(tables, rows, world.dropping, timed=name != "kuairec-sample")
+        check_items(tables.items, things)
+        if daily:
+            check_daily(tables, daily)
     # both happen, so that neither half of the test is idle
     assert min(outcomes["read"], outcomes["refused"]) > 0.15 * COUNTS[name], outcomes
 
@@ -456,6 +659,38 @@ def esci_naive(tables: dict[str, pa.Table]) -> list[Row]:
     ]
 
 
+def esci_things(tables: dict[str, pa.Table]) -> Things:
+    """Every judged product: title, bullet points, brand and colour, as far as known."""
+    sold = {(row["product_locale"], row["product_id"]): row for row in tables[PRODUCTS_FILE].to_pylist()}
+    places = {key: place for place, key in enumerate(sorted(sold))}
+    found: Things = {}
+    for row in tables[EXAMPLES_FILE].to_pylist():
+        key = (row["product_locale"], row["product_id"])
+        if line(row["query"]) == "" or key not in sold or key[0] != "us" or row["small_version"] != 1:
+            continue
+        fields = {name: line(sold[key][f"product_{name}"]) for name in ("title", "bullet_point", "brand", "color")}
+        title, bullets, brand, colour = fields.values()
+        title = title or key[1]
+        marks = [f"Brand: {brand}"] * bool(brand) + [f"Colour: {colour}"] * bool(colour)
+        text = ". ".join(filter(None, [title, bullets, *marks]))
+        topics = list(filter(None, (brand, colour)))
+        found[places[key]] = Thing(key[1], title.__eq__, lambda _, text=text: text, topics)
+    return found
+
+
+def esci_queries(tables: dict[str, pa.Table]) -> dict[int, tuple[str, bool]]:
+    """The first text of every query with a judged product, and whether any of its judgments is of the test split."""
+    sold = {(row["product_locale"], row["product_id"]) for row in tables[PRODUCTS_FILE].to_pylist()}
+    found: dict[int, tuple[str, bool]] = {}
+    for row in sorted(tables[EXAMPLES_FILE].to_pylist(), key=lambda row: row["example_id"]):
+        key = (row["product_locale"], row["product_id"])
+        if line(row["query"]) == "" or key not in sold or key[0] != "us" or row["small_version"] != 1:
+            continue
+        text, test = found.get(row["query_id"], (row["query"], False))
+        found[row["query_id"]] = (text, test or row["split"] == "test")
+    return found
+
+
 def test_mutations_of_esci(tmp_path, connection) -> None:
     rng = np.random.default_rng([4, 100])
     source = source_of("esci", {})
@@ -478,6 +713,9 @@ def test_mutations_of_esci(tmp_path, connection) -> None:
         assert read.queries is not None
         Queries.validate(read.queries)
         check(read, esci_naive(tables), ("judgments",))
+        check_items(read.items, esci_things(tables))
+        asked = zip(*(read.queries[name] for name in (Columns.USER_ID, Columns.QUERY, Columns.SPLIT)), strict=True)
+        assert {user: (query, split == "test") for user, query, split in asked} == esci_queries(tables)
     assert min(outcomes["read"], outcomes["refused"]) > 0.15 * PARQUET_MUTATIONS, outcomes
 
 
@@ -541,9 +779,11 @@ def test_mutations_of_own_parquet_files(tmp_path, connection) -> None:
             for r in tables["interactions.parquet"].to_pylist()
         ]  # fmt: skip
         check(read, rows, ())
+        listed = tables["items.parquet"].to_pylist()
+        check_items(read.items, own_items([{k: "" if v is None else str(v) for k, v in r.items()} for r in listed]))
     assert min(outcomes["read"], outcomes["refused"]) >= 8, outcomes
 
 
 def test_a_thousand() -> None:
-    assert sum(COUNTS.values()) + PARQUET_MUTATIONS + 50 == 1000
+    assert sum(COUNTS.values()) + PARQUET_MUTATIONS + 50 >= 1000
     assert json.loads(json.dumps(COUNTS)) == COUNTS

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 SILENT = "lists of equal gains left out"
 """Of the counts: lists all of whose candidates have the same gain."""
 
+SHORTER = "shorter lists left out"
+"""Of the counts: a step of training needs lists of one length, and only queries in words may have fewer than K."""
+
 Moments = tuple[list[Float[np.ndarray, " K"]], list[Float[np.ndarray, " K"]]]
 """Means and variances of the gains of the candidates of each instance; read where the label is not observed."""
 
@@ -155,18 +158,20 @@ def training_gains(
     return pd.DataFrame(rows, columns=[Columns.INSTANCE_ID, Columns.NEED, Columns.MEAN, Columns.VARIANCE])
 
 
-def count_silent(gains: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """How many lists of a table of training gains teach nothing, by need: no order of theirs is better than another.
+def count_left_out(gains: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """How many lists of a table of training gains warm-up and training leave out, by need and reason.
 
-    They are the ones that warm-up and training leave out.
+    Those without an order that is better than another, and of the others those shorter than the longest.
 
     Args:
         gains: Table `training_gains`.
     """
     silent = gains[Columns.MEAN].map(lambda mean: float(np.ptp(mean)) == 0.0)
+    lengths = gains[Columns.MEAN].map(len)
+    shorter = ~silent & (lengths < lengths[~silent].max())
     return {
-        str(need): {"instances": len(rows), SILENT: int(rows.sum())}
-        for need, rows in silent.groupby(gains[Columns.NEED], sort=False)
+        str(need): {"instances": len(rows), SILENT: int(silent[rows].sum()), SHORTER: int(shorter[rows].sum())}
+        for need, rows in gains.groupby(Columns.NEED, sort=False).groups.items()
     }
 
 

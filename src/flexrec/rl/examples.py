@@ -67,10 +67,11 @@ def make_examples(
 
 
 def instructive(examples: Sequence[Example]) -> list[Example]:
-    """The examples in which one order is better than another; the log says how many are not among them.
+    """The examples that a step can learn from; the log says how many are not among them.
 
     Where every candidate has the same gain (none at all, for instance) all rollouts have the same reward and every list
-    is optimal: such a prompt would use up a part of the budget and teach nothing, by any method.
+    is optimal: such a prompt would use up a part of the budget and teach nothing, by any method. And a step needs lists
+    of one length: of queries with all their judged products, however few, those with as many as the longest are kept.
 
     Raises:
         InputError: None is left.
@@ -87,7 +88,16 @@ def instructive(examples: Sequence[Example]) -> list[Example]:
             len(examples) - len(kept),
             len(examples),
         )
-    return kept
+    longest = max(len(example.gains) for example in kept)
+    whole = [example for example in kept if len(example.gains) == longest]
+    if len(whole) < len(kept):
+        logger.info(
+            "%d of %d training prompts are left out: they have fewer than %d candidates, and a step needs one number",
+            len(kept) - len(whole),
+            len(examples),
+            longest,
+        )
+    return whole
 
 
 def optimal_order(gains: Float[np.ndarray, " K"], rng: np.random.Generator) -> tuple[int, ...]:

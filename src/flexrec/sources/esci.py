@@ -70,8 +70,8 @@ class Esci(Settings):
     fewest_judged: int = Field(
         default=1,
         ge=1,
-        description="Queries with fewer judged products are left out. K of the task gives every request K candidates, "
-        "as training needs; less gives some requests fewer.",
+        description="Queries with fewer judged products are left out. K of the task gives every request K candidates; "
+        "less gives some requests fewer, which are ranked whole and which training leaves out.",
     )
 
     def fetch(self, raw_folder: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from flexrec.critic.completion import count_silent, training_gains, with_predictions
+from flexrec.critic.completion import count_left_out, training_gains, with_predictions
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.columns import Columns
@@ -87,7 +87,7 @@ def complete_gains(
         observations=observed_training_rows(observations),
         neighbours=neighbours,
     )
-    return gains, {"training_gains": count_silent(gains)}
+    return gains, {"training_gains": count_left_out(gains)}
 
 
 def show_instances(
