@@ -92,7 +92,9 @@ def pictures(path: Path, name: str) -> dict[str, tuple[str, bytes]]:
             figure = read_json(file)
             if figure.data:
                 said = " ".join(plain_text(figure.layout.title.text or file.stem).split())
-                found[f"{name.removesuffix('.md')}-{file.stem.removesuffix('_figure')}.svg"] = said, picture(figure)
+                # what the page's own name says need not be said again
+                own = file.stem.removesuffix("_figure").removeprefix(path.stem.partition("_")[0]).strip("_")
+                found["-".join([name.removesuffix(".md"), *([own] if own else [])]) + ".svg"] = said, picture(figure)
     return found
 
 
