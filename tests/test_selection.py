@@ -163,3 +163,31 @@ def test_an_instruction_with_an_unknown_noun(parameters) -> None:
     parameters["needs"]["trend"]["instruction"] = "Rank {itmes} first."
     with pytest.raises(InputError, match=r"instruction of 'trend' has the unknown field \{itmes\}; use \{items\} or"):
         validate_selection(parameters)
+
+
+# ---- layouts of the prompt ----
+
+
+@pytest.mark.parametrize(
+    ("need", "served"), [("interest", True), ("interest+trend", True), ("trend", False), ("explore,fresh", False)]
+)
+def test_predictions_are_for_needs_that_use_engagement(project_root, need, served) -> None:
+    from kedro.config import OmegaConfigLoader
+
+    from flexrec.settings import CONFIG_LOADER_ARGS
+
+    for layout, shows in (("default", False), ("fine", False), ("predictions", True), ("predictions_percent", True)):
+        given = {"need": need, "layout": layout}
+        loader = OmegaConfigLoader(str(project_root / "conf"), runtime_params=given, **CONFIG_LOADER_ARGS)
+        if served or not shows:
+            validate_selection(loader["parameters"])
+            continue
+        names = need.replace(",", ", ")
+        with pytest.raises(InputError, match=rf"layout {layout} shows .* and {names} does not .*does: interest$"):
+            validate_selection(loader["parameters"])
+    # where every line shows it, no need is refused
+    shown = {"signals": {"predicted": "word"}}
+    loader = OmegaConfigLoader(
+        str(project_root / "conf"), runtime_params={"need": need, "prompt": shown}, **CONFIG_LOADER_ARGS
+    )
+    validate_selection(loader["parameters"])

@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationResolutionError
 from flexrec.errors import InputError
 from flexrec.pipeline_registry import register_pipelines
 from flexrec.pipelines.probe import create_pipeline
-from flexrec.reporting.publish_pages import found_pages, published
+from flexrec.reporting.publish_pages import found_pages, pictures, published
 from flexrec.selection import validate_selection
 from flexrec.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS
 
@@ -64,7 +64,10 @@ def test_a_trained_policy_is_asked_for_more_than_its_own_test(done) -> None:
     text = published(page[1], page[0])
     assert "## Gallery" in text
     assert "\n\nMade by `" in text
-    assert "unknown" not in text.partition("## ")[0]
+    assert "density 0.1, seed 0." in text.partition("## ")[0]
+    assert {file for file, _ in pictures(page[1], page[0]).items()} == {
+        f"fabricated-trend-tiny-flexrec-probe-{name}.svg" for name in ("transfer", "switching", "input_order")
+    }
     assert isinstance(made["probe_instance_metrics"], pd.DataFrame)
 
 

@@ -1,8 +1,12 @@
+import re
+
+import plotly.graph_objects as go
 import pytest
 
 from flexrec.errors import InputError
 from flexrec.fingerprint import Sidecar
-from flexrec.reporting.publish_pages import found_pages, main, publish, published
+from flexrec.reporting.publish_pages import found_pages, main, pictures, publish, published
+from flexrec.reporting.style import finish
 from flexrec.reporting.tables import facts_markdown
 
 FACTS = {
@@ -38,10 +42,6 @@ def test_a_study_is_published_as_it_was_written(study, tmp_path, capsys):
     assert capsys.readouterr().out == f"Published:\n  {file}\n"
     lines = file.read_text().splitlines()
     assert lines[0] == "# study-mine"
-    assert lines[4] == (
-        "Its figures are interactive and not kept here: the command writes `study.html` and the folder `figures` "
-        "beside `tables.md`."
-    )
     assert lines[2] == (
         "Made by `kedro run --pipeline=study --params study=mine` at commit abc with uncommitted changes, "
         "2026-02-03, on A CPU (2 cores); from 3 of 4 runs, made 2026-01-01 to 2026-01-02, seeds 0, 1."
@@ -52,7 +52,7 @@ def test_a_study_is_published_as_it_was_written(study, tmp_path, capsys):
 def test_a_page_keeps_its_own_heading(tmp_path):
     path = page(tmp_path / "planted" / "planted.md", "# A world\n\nIt is made up.")
     assert published(path, "planted.md").startswith("# A world\n\nMade by `kedro run")
-    assert "beside `planted.md`.\n\nIt is made up.\n\n| a" in published(path, "planted.md")
+    assert "seeds 0, 1.\n\nIt is made up.\n\n| a" in published(path, "planted.md")
 
 
 def test_of_several_versions_the_newest(tmp_path):
@@ -89,9 +89,31 @@ def test_pages_of_one_run_are_told_apart(tmp_path):
         found_pages([tmp_path])
 
 
+def test_figures_are_published_as_pictures(study, tmp_path):
+    figures = study.parent / "figures"
+    figures.mkdir()
+    for name, points in {"critic": [1.0, 2.0], "results": [3.0], "weights": []}.items():
+        data = [go.Scatter(x=points, y=points)] if points else []
+        finish(go.Figure(data), f"What {name} [show]s", height=200).write_json(figures / f"{name}.json")
+    docs = tmp_path / "docs"
+    written = publish([study], docs=docs)
+    # in the order of the study's page; the one that shows nothing is left out
+    assert [file.name for file in written] == ["study-mine.md", "study-mine-results.svg", "study-mine-critic.svg"]
+    text = written[0].read_text()
+    below, facts = text.partition("## Figures")[2].partition("| fact |")[::2]
+    links = re.findall(r"!\[(.*)\]\((.*)\)", below)
+    assert [name for _, name in links] == ["study-mine-results.svg", "study-mine-critic.svg"]
+    assert "What results" in links[0][0]
+    assert "| seeds | 0, 1 |" in facts
+    assert all((docs / name).read_bytes().startswith(b"<?xml") for _, name in links)
+    before = {file: file.read_bytes() for file in written}
+    publish([study], docs=docs)
+    assert {file: file.read_bytes() for file in written} == before
+
+
 def test_a_page_without_figures_says_nothing_of_them(tmp_path):
     path = page(tmp_path / "chat.md", "# A chat")
-    assert "figures" not in published(path, "chat.md")
+    assert "## Figures" not in published(path, "chat.md", pictures(path, "chat.md"))
 
 
 def test_nothing_is_written_after_a_mistake(study, tmp_path):

@@ -32,6 +32,7 @@ def test_a_run_is_a_child_in_the_store(tmp_path: Path, monkeypatch: pytest.Monke
     """As MLflow itself finds the children of a run, in a real database."""
     store = TrackingSettings.model_validate({"experiment": "studies"}).resolved(tmp_path)
     client = MlflowClient(tracking_uri=store.tracking_uri)
+    (tmp_path / "project").mkdir()
     with tiny_project(tmp_path / "project", monkeypatch) as tiny:
         tiny.write("conf/base/mlflow.yml", json.dumps(store.model_dump()))
         tiny.run()

@@ -2,7 +2,7 @@
 
 Those are the tables of a study, the planted-truth study, query rewriting, the probe with its gallery, the check for
 forgetting and a chat endpoint; a place is such a page, or a folder above it. Each is copied with a line on where it
-comes from; no number is typed by hand. Figures need a browser and stay where the pipeline wrote them, which is said.
+comes from, and with its figures as pictures beside it; no number is typed by hand.
 """
 
 import argparse
@@ -10,9 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from plotly.io import read_json
+
 from flexrec.errors import InputError
 from flexrec.files import replacing
 from flexrec.fingerprint import Sidecar
+from flexrec.reporting.blocks import markdown_text
+from flexrec.reporting.pictures import picture, plain_text
 from flexrec.reporting.publish import FACTS, fact_rows, origin
 
 
@@ -33,14 +37,17 @@ NAMES: Mapping[str, Callable[[Path], str]] = {
 }
 """File that a pipeline writes -> how it is called in `docs/results`, from its folder."""
 
-FIGURES: Mapping[str, str] = {
-    "tables.md": "`study.html` and the folder `figures`",
-    "planted.md": "the files `*_figure.json`",
-    "rewrite_results.md": "`rewrite_figure.json` and `rewrite_training_figure.json`",
-    "probe.md": "`probe.html`",
-    "forgetting.md": "`forgetting_figure.json`",
+FIGURES: Mapping[str, Sequence[str]] = {
+    "tables.md": [
+        f"figures/{name}.json"
+        for name in ("results", "learning_by_steps", "learning_by_tokens", "critic", "advantage", "weights")
+    ],
+    "planted.md": ["*_figure.json"],
+    "rewrite_results.md": ["rewrite_figure.json", "rewrite_training_figure.json"],
+    "probe.md": [f"probe_{name}_figure.json" for name in ("transfer", "switching", "input_order")],
+    "forgetting.md": ["forgetting_figure.json"],
 }
-"""File that a pipeline writes -> where the figures are that belong to it."""
+"""File that a pipeline writes -> the figures that belong to it, from its folder."""
 
 
 def found_pages(places: Iterable[Path]) -> dict[str, Path]:
@@ -69,8 +76,30 @@ def _folder(page: Path) -> Path:
     return page.parents[2] if page.parents[1].name == page.name else page.parent
 
 
-def published(path: Path, name: str) -> str:
-    """The pipeline's page with its origin on top.
+def pictures(path: Path, name: str) -> dict[str, tuple[str, bytes]]:
+    """The figures of a page, those that show nothing left out.
+
+    Args:
+        path: The pipeline's page.
+        name: Of the published one.
+
+    Returns:
+        File name -> the figure's own title, and the picture.
+    """
+    folder, found = _folder(path), {}
+    for pattern in FIGURES.get(path.name, ()):
+        for file in sorted(folder.glob(pattern)):
+            figure = read_json(file)
+            if figure.data:
+                said = " ".join(plain_text(figure.layout.title.text or file.stem).split())
+                # what the page's own name says need not be said again
+                own = file.stem.removesuffix("_figure").removeprefix(path.stem.partition("_")[0]).strip("_")
+                found["-".join([name.removesuffix(".md"), *([own] if own else [])]) + ".svg"] = said, picture(figure)
+    return found
+
+
+def published(path: Path, name: str, drawn: Mapping[str, tuple[str, bytes]] | None = None) -> str:
+    """The pipeline's page with its origin on top, and its pictures below the tables.
 
     Raises:
         InputError: The file is not what a pipeline writes.
@@ -81,28 +110,29 @@ def published(path: Path, name: str) -> str:
     if not separator or sidecar is None:
         raise InputError(f"{path} is not what a pipeline writes: a table of facts and its record")
     made = origin(dict(fact_rows(rows)), sidecar.session or "unknown")
-    if path.name in FIGURES:
-        made += (
-            f"\n\nIts figures are interactive and not kept here: the command writes {FIGURES[path.name]} beside "
-            f"`{path.name}`."
-        )
     heading, _, rest = body.strip().partition("\n")
     if not heading.startswith("# "):
         heading, rest = f"# {name.removesuffix('.md')}", body
-    return f"{heading}\n\n{made}\n\n{rest.strip()}\n\n{separator}{rows.rstrip()}\n"
+    shown = [f"![{markdown_text(said)}]({file})" for file, (said, _) in (drawn or {}).items()]
+    figures = "\n\n".join(["## Figures", *shown, ""]) + "\n" if shown else ""
+    return f"{heading}\n\n{made}\n\n{rest.strip()}\n\n{figures}{separator}{rows.rstrip()}\n"
 
 
 def publish(places: Sequence[Path], *, docs: Path) -> list[Path]:
     """Publish pages; either every one is read without a mistake or nothing is written.
 
     Raises:
-        InputError: See `found_pages` and `published`.
+        InputError: See `found_pages`, `published` and `picture`.
     """
-    texts = {docs / name: published(path, name) for name, path in found_pages(places).items()}
-    for file, text in texts.items():
-        with replacing(file) as opened:
-            opened.write(text)
-    return list(texts)
+    files: dict[Path, bytes] = {}
+    for name, path in found_pages(places).items():
+        drawn = pictures(path, name)
+        files[docs / name] = published(path, name, drawn).encode()
+        files |= {docs / file: content for file, (_, content) in drawn.items()}
+    for file, content in files.items():
+        with replacing(file, "wb") as opened:
+            opened.write(content)
+    return list(files)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from flexrec.critic.completion import count_left_out, training_gains, with_predictions
+from flexrec.critic.completion import count_left_out, training_gains
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
+from flexrec.critic.shown import with_predictions
 from flexrec.prompting.settings import PromptSettings
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.completions import Completion
