@@ -82,6 +82,7 @@ def parser(description: str, *, repetitions: int = 3) -> argparse.ArgumentParser
     made.add_argument("--repetitions", type=int, default=repetitions, help="of every side, after one warm-up")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--results", type=Path, help="folder for the result; benchmarks/results, none with --quick")
+    made.add_argument("--part", help="of a program that is run in parts: the result is <program>-<part>.json")
     return made
 
 
@@ -426,7 +427,7 @@ def _git(*arguments: str) -> str:
 def write_result(
     program: str, options: argparse.Namespace, rows: Sequence[Row], extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Print the rows and write `<program>.json` (`<program>-cuda.json` for a GPU) into the folder of results."""
+    """Print the rows and write `<program>.json` (`<program>-<part>-cuda.json` of a part on a GPU)."""
     for row in rows:
         show(row)
     if options.results is None:
@@ -447,8 +448,8 @@ def write_result(
         ],
         **(extra or {}),
     }
-    suffix = "" if options.device == "cpu" else f"-{options.device}"
-    path = options.results / f"{program}{suffix}.json"
+    marks = [getattr(options, "part", None), None if options.device == "cpu" else options.device]
+    path = options.results / f"{'-'.join([program, *filter(None, marks)])}.json"
     with replacing(path) as file:
         file.write(json.dumps(result, indent=1) + "\n")
     print(f"written to {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")

@@ -24,6 +24,7 @@ ORDER = (
     "data",
     "critic",
     "search",
+    "bert4rec",
 )
 INTRODUCTION = """# Benchmarks
 
@@ -51,10 +52,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Results of this folder's programs, in the order of the programs, CPU before GPU; others are left alone."""
+    """Results of this folder's programs, in the order of the programs, CPU before GPU; others are left alone.
+
+    Of the same work on the same device the newest row alone is kept, whichever file it is in: a program may have been
+    run in parts, and one of them again.
+    """
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     ours = [result for result in found if isinstance(result, dict) and result.get("program") in ORDER]
-    return sorted(ours, key=lambda result: (result["device"] != "cpu", ORDER.index(result["program"])))
+    known: set[tuple[str, ...]] = set()
+    for result in sorted(ours, key=lambda result: result["made"], reverse=True):
+        of = (result["program"], result["device"])
+        rows = [row for row in result["rows"] if (*of, row["work"], row["against"]) not in known]
+        steps = {count: parts for count, parts in result.get("steps", {}).items() if (*of, count) not in known}
+        known |= {(*of, row["work"], row["against"]) for row in rows} | {(*of, count) for count in steps}
+        result |= {"rows": rows} | ({"steps": steps} if "steps" in result else {})
+    left = [result for result in ours if result["rows"]]
+    return sorted(left, key=lambda result: (result["device"] != "cpu", ORDER.index(result["program"]), result["made"]))
 
 
 def page(results: Sequence[Mapping[str, Any]], notes: str) -> str:
@@ -96,16 +109,18 @@ def _details(result: Mapping[str, Any]) -> str:
         f"`{result['command']}` at commit {result['commit']}, {result['made']}; {machine}; {versions}.\n",
     ]
     for name, value in result.items():
-        if name.startswith("agreement"):
+        if name.startswith("agreement") and value:
             shown = "; ".join(
                 f"{kind}: " + ", ".join(f"{what} {error:.1e}" for what, error in errors.items())
                 for kind, errors in value.items()
             )
-            lines.append(f"Agreement of both sides, {name.partition(' ')[2]}: {shown}.\n")
+            how = name.removeprefix("agreement").strip()
+            lines.append(f"Agreement of both sides{f', {how}' if how else ''}: {shown}.\n")
     measured: dict[str, list[Mapping[str, Any]]] = {}
     for row in result["rows"]:
-        # rows that came of the same runs share one table
-        measured.setdefault(json.dumps([row["seconds"], row["settings"]]), []).append(row)
+        # rows that came of the same runs share one table; what was not timed stands above alone
+        if any(row["seconds"].values()):
+            measured.setdefault(json.dumps([row["seconds"], row["settings"]]), []).append(row)
     for rows in measured.values():
         lines.append("**" + "; ".join(dict.fromkeys(row["work"] for row in rows)) + "**\n")
         lines += ["| side | median, s | least | most | runs | peak, MiB |", "|---|---|---|---|---|---|"]
@@ -125,7 +140,27 @@ def _details(result: Mapping[str, Any]) -> str:
             for name, value in seconds.items():
                 lines.append(f"| {int(rows):,} | {name} | {value:.2f} | {int(rows) / value / 1e6:.2f} |")
         lines.append("")
+    lines += _calibration(result)
+    for entry in result.get("published", ()):
+        figures = ", ".join(f"{name} {value}" for name, value in entry.items() if isinstance(value, float))
+        lines.append(f"Published, {entry['dataset']}: {figures} ([{entry['what']}]({entry['address']})).\n")
     return "\n".join(lines)
+
+
+def _calibration(result: Mapping[str, Any]) -> list[str]:
+    """What the critic learned, by its variant."""
+    table = result.get("calibration_on_made_up_data")
+    if not table:
+        return []
+    names = list(next(iter(table.values())))
+    head = " | ".join(name.replace("_", " ") for name in names)
+    lines = ["Calibration on held-out interactions, made up; seconds of one epoch:\n"]
+    lines += [f"| variant | {head} | seconds |", "|---" * (len(names) + 2) + "|"]
+    for variant, values in table.items():
+        shown = " | ".join(f"{values[name]:,.4g}" if name != "n" else f"{values[name]:,}" for name in names)
+        seconds = result["seconds_per_epoch"][variant]
+        lines.append(f"| {variant} | {shown} | {seconds:.2f} |")
+    return [*lines, ""]
 
 
 def _value(value: Any) -> str:

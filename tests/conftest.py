@@ -36,6 +36,7 @@ LONGEST = (
     "pipelines/test_killed.py",
     "rl/test_specification.py",
     "pipelines/test_methods.py",
+    "pipelines/test_reasoning.py",
     "pipelines/test_leaks.py",
     "pipelines/test_reproducible.py",
     "rewriting/test_pipeline.py",

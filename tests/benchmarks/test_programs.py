@@ -38,9 +38,11 @@ def test_update_agrees_with_stock_trl_and_is_measured(run):
 
 
 def test_a_step_is_measured_beside_stock_trl(run):
-    (row,) = run("step", "--weights", "lora")["rows"]
-    assert set(row["seconds"]) == {"flexrec", "stock TRL"}
-    assert row["settings"]["tokens per answer"] == {"flexrec": 6, "stock TRL": 6}
+    rows = run("step", "--weights", "full", "lora")["rows"]
+    assert [row["settings"]["trained"] for row in rows] == ["all weights", "LoRA of the default configuration"]
+    for row in rows:
+        assert set(row["seconds"]) == {"flexrec", "stock TRL"}
+        assert row["settings"]["tokens per answer"] == {"flexrec": 6, "stock TRL": 6}
 
 
 def test_sampling_is_measured_beside_stock_trl(run):
@@ -81,12 +83,76 @@ def test_data_is_made_from_nothing_and_described(run):
     assert row["peak_mib"]["kedro run"] > 100
 
 
-def test_the_page_has_the_rates_of_steps(tmp_path):
+def kept(made, *works, **more):
+    """A result as a program leaves it, of so many seconds for each work."""
+    from benchmarks.common import Row
+
+    rows = [
+        {**vars(Row(work, "", figure, "s", seconds={"flexrec": [figure]} if timed else {})), "met": None}
+        for work, figure, timed in works
+    ]
+    origin = {"device": "cpu", "command": "c", "commit": "d", "made": made, "hardware": {}, "versions": {}}
+    return {**origin, "rows": rows, **more}
+
+
+def test_the_page_has_the_rates_of_steps(project_root, monkeypatch):
+    monkeypatch.syspath_prepend(str(project_root))
     from benchmarks import report
 
-    origin = {"program": "tabular", "device": "cpu", "command": "c", "commit": "d", "made": "e"}
-    kept = {**origin, "hardware": {}, "versions": {}, "rows": [], "steps": {"4000000": {"all": 2.5}}}
-    assert "| 4,000,000 | all | 2.50 | 1.60 |" in report.page([kept], "")
+    result = kept("e", program="tabular", steps={"4000000": {"all": 2.5}})
+    assert "| 4,000,000 | all | 2.50 | 1.60 |" in report.page([result], "")
+
+
+def test_of_the_same_work_the_page_has_the_newest(project_root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(project_root))
+    from benchmarks import report
+
+    steps = {"1": {"all": 1.0}, "2": {"all": 1.0}}
+    old = kept("2026-01-01", ("short", 3.0, True), ("long", 9.0, True), program="tabular", steps=steps)
+    new = kept("2026-01-02", ("short", 2.0, True), ("memory", 7.0, False), program="tabular", steps={"1": {"all": 2.0}})
+    other = kept("2026-01-03", ("short", 5.0, True), program="search")
+    gone = kept("2025-01-01", ("short", 1.0, True), program="tabular")
+    for name, result in {"a": old, "b": new, "c": other, "d": gone}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    found = report.read_results(tmp_path)
+    assert [[(row["work"], row["figure"]) for row in result["rows"]] for result in found] == [
+        [("long", 9.0)],
+        [("short", 2.0), ("memory", 7.0)],
+        [("short", 5.0)],
+    ]
+    assert [list(result.get("steps", ())) for result in found] == [["2"], ["1"], []]
+    text = report.page(found, "")
+    # what was not timed has a figure and no table
+    assert "| memory | - | - | 7.00 s | - |" in text
+    assert "**memory**" not in text
+    assert text.count("| side |") == 3
+
+
+def test_the_page_has_what_the_critic_learned_and_what_was_published(project_root, monkeypatch):
+    monkeypatch.syspath_prepend(str(project_root))
+    from benchmarks import report
+
+    learned = {"n": 47000, "mse": 0.41838, "pearson_mean": 0.2648}
+    more = {"calibration_on_made_up_data": {"paper": learned}, "seconds_per_epoch": {"paper": 4.175}}
+    text = report.page([kept("e", program="critic", **more)], "")
+    assert "| variant | n | mse | pearson mean | seconds |" in text
+    assert "| paper | 47,000 | 0.4184 | 0.2648 | 4.17 |" in text
+    published = [{"what": "theirs", "address": "https://there", "dataset": "ml-1m", "NDCG@10": 0.1516}]
+    text = report.page([kept("e", program="bert4rec", published=published, agreement={})], "")
+    assert "Published, ml-1m: NDCG@10 0.1516 ([theirs](https://there))." in text
+    assert "Agreement" not in text
+
+
+def test_a_part_of_a_program_has_a_file_of_its_own(project_root, monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(str(project_root))
+    from benchmarks.common import parser, write_result
+
+    for arguments in ([], ["--part", "long"], ["--part", "long", "--device", "cuda"]):
+        options = parser("").parse_args([*arguments, "--results", str(tmp_path)])
+        monkeypatch.setattr("benchmarks.common.hardware", lambda options: {})
+        write_result("update", options, [])
+    assert {path.name for path in tmp_path.iterdir()} == {"update.json", "update-long.json", "update-long-cuda.json"}
+    assert {json.loads(path.read_text())["program"] for path in tmp_path.iterdir()} == {"update"}
 
 
 def test_a_bar_is_met_from_the_right_side(run):

@@ -32,9 +32,19 @@ ARCHITECTURES = {
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
-def tiny_model(request):
-    torch.manual_seed(0)
-    return ARCHITECTURES[request.param]().float()
+def architecture(request):
+    """Makes a random model of each architecture by a seed."""
+
+    def make(seed):
+        torch.manual_seed(seed)
+        return ARCHITECTURES[request.param]().float()
+
+    return make
+
+
+@pytest.fixture
+def tiny_model(architecture):
+    return architecture(0)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexrec.errors import InputError
+from flexrec.policy.grammar import Cursor, Kind, follow
 from flexrec.policy.models import load_base, load_tokenizer
 from flexrec.policy.ranker import Query, Ranker
 from flexrec.policy.settings import AdapterSettings, DecodingSettings
@@ -20,7 +21,7 @@ from flexrec.ranking.needs import Need
 from flexrec.rl.examples import Example, instructive, optimal_order, shortened
 from flexrec.rl.fine_tuning import fine_tune, lists_of_equal_tokens
 from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
-from flexrec.rl.warm_up import ListTrainer, Update, add_adapter, lessons, updates, warm_up
+from flexrec.rl.warm_up import ListTrainer, Update, add_adapter, lessons, target_tokens, updates, warm_up
 
 K = 4
 NEED = Need.model_validate(
@@ -231,6 +232,105 @@ def test_it_learns_the_optimal_lists(tiny_folder, tmp_path) -> None:
     assert loss[12] < 0.5 * loss[1]
     assert found[12] > found[0]
     assert {"gradient_norm", "validation/ndcg_at_5/trend"} <= set(curves["metric"])
+
+
+# --- The target ---
+
+EMPTY = "<think></think>"
+
+
+def of_form(ranker: Ranker, *, identifiers: str = "letters", reasoning: bool = True, **decoding: object) -> Ranker:
+    """The same policy with another form of answers."""
+    prompt = PROMPT.model_copy(update={"identifiers": identifiers, "reasoning": reasoning})
+    return Ranker(ranker.model, ranker.tokenizer, prompt, DecodingSettings.model_validate(decoding))
+
+
+@pytest.mark.parametrize("reasoning", [False, True])
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("identifiers", ["letters", "numbers"])
+@pytest.mark.parametrize("order", [(2, 0, 1), (10, 3, 11, 0, 9, 1, 8, 2, 7, 4, 6, 5)])
+def test_a_target_is_an_answer_of_the_policy(ranker, identifiers, constrained, reasoning, order) -> None:
+    ranker = of_form(ranker, identifiers=identifiers, reasoning=reasoning, constrained=constrained)
+    grammar = ranker.grammar(len(order))
+    tokens = target_tokens(ranker, order)
+    names = [f" {chr(65 + index)}" if identifiers == "letters" else f"{index + 1}," for index in order]
+    said = "".join(names)
+    text = f"{EMPTY}<answer>{said}</answer>" if reasoning else said
+    assert ranker.text(tokens) == text
+
+    constraints, orders = follow(grammar, [tokens], len(tokens))
+    kinds, ranks = constraints.kind[0], constraints.rank[0]
+    if constrained:
+        assert orders == [list(order)]
+        # the reasoning is free, tags behind it are forced, and every token of an identifier is a choice
+        lengths = [len(grammar.identifiers[index]) for index in order]
+        before, after = (6, 3, 3)[: 3 * reasoning] or (0, 0), 3 * reasoning
+        expected = [Kind.FREE] * before[0] + [Kind.FORCED] * before[1] + [Kind.CHOICE] * sum(lengths)
+        assert kinds.tolist() == [*expected, *([Kind.FORCED] * after)]
+        chosen = kinds == Kind.CHOICE
+        assert ranks[chosen].tolist() == np.repeat(np.arange(len(order)), lengths).tolist()
+        assert (ranks[~chosen] == -1).all()
+        columns = [grammar.column[token] for token in np.array(tokens)[chosen]]
+        assert constraints.allowed[0, chosen, columns].all()
+        # with all of it the answer is complete, and not before
+        cursor = Cursor(grammar)
+        for token in tokens:
+            assert cursor.kind is not Kind.DONE
+            cursor.advance(token)
+        assert cursor.kind is Kind.DONE
+    else:
+        assert (kinds == Kind.FREE).all()
+        assert tokens[-1] == grammar.end_token
+        assert grammar.end_token not in tokens[:-1]
+    answer = ranker.read(tokens, len(order))
+    assert (answer.order, answer.invalid, answer.repeated, answer.missing) == (order, 0, 0, 0)
+
+
+@pytest.mark.parametrize("budget", [1, 3, 5, 6, 7])
+def test_a_budget_shorter_than_the_tags_closes_the_reasoning(ranker, budget) -> None:
+    ranker = of_form(ranker, max_reasoning_tokens=budget)
+    tokens = target_tokens(ranker, (2, 0, 1))
+    constraints, orders = follow(ranker.grammar(3), [tokens], len(tokens))
+    assert orders == [[2, 0, 1]]
+    assert (constraints.kind[0] == Kind.FREE).sum() == min(budget, 6)
+    assert ranker.text(tokens).endswith("</think><answer> C A B</answer>")
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_with_reasoning_the_list_is_learnt_behind_an_empty_one(ranker, tiny_folder, tmp_path, constrained) -> None:
+    # all weights: what an adapter of four ranks can make of random layers cannot point at single tokens
+    model = add_adapter(load_base(tiny_folder), AdapterSettings(kind="full"), seed=0)
+    ranker = of_form(
+        Ranker(model, ranker.tokenizer, PROMPT),
+        constrained=constrained,
+        max_reasoning_tokens=12,
+        max_answer_tokens=24,
+    )
+    examples = [example(0), example(1)]
+    settings = WarmUpSettings(steps=40, lists_per_step=2, learning_rate=1e-2)
+    loss = warm_up(ranker, examples, settings=settings, work_folder=tmp_path, seed=0)["value"]
+    vocabulary = len(ranker.tokenizer)
+    # untrained: any token of the vocabulary where the answer is free, any candidate that remains where it is a choice
+    free = 6 * np.log(vocabulary) + np.log(24)
+    untrained = free / (6 + K) if constrained else np.log(vocabulary)
+    assert loss.iloc[0] == pytest.approx(untrained, rel=0.05)
+    assert loss.iloc[-1] < 0.2 * loss.iloc[0]
+    answers = ranker.rank([one.query for one in examples])
+    assert all(answer.text.startswith(f"{EMPTY}<answer>") for answer in answers)
+    assert [answer.order for answer in answers] == [tuple(np.argsort(-one.gains)) for one in examples]
+
+
+def test_fine_tuning_with_reasoning(ranker, tmp_path) -> None:
+    ranker = of_form(ranker, max_reasoning_tokens=8)
+    _, curves = tuned(ranker, tmp_path)
+    prompts = [len(ranker.prompt(example(number).query)) for number in range(6)]
+    # six tokens of the empty reasoning, three of each of the two tags around the list
+    length = 6 + 3 + K + 3
+    size = lists_of_equal_tokens(np.mean(prompts), length, prompts=2, rollouts=3)
+    assert values(curves, "cost/answer_tokens") == {step: step * size * length for step in (1, 2, 3)}
+    loss = values(curves, "loss")
+    assert loss[3] < loss[1]
+    assert list(values(curves, "validation/ndcg_at_5")) == [0, 2, 3]
 
 
 # --- Kills ---

@@ -18,6 +18,7 @@ from flexrec.ranking.instances import Candidate, HistoryItem, Instance
 from flexrec.ranking.needs import Need
 from flexrec.rl.examples import Example
 from flexrec.rl.settings import MethodSettings, PpoSettings, RlSettings, UncertaintySettings, WarmUpSettings
+from flexrec.rl.shared_prompt_trainer import train
 from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, first_instances, token_advantages, train_policy
 from flexrec.rl.warm_up import add_adapter, warm_up
 
@@ -71,7 +72,10 @@ def swap_rewards_by_definition(gains):
     return rewards
 
 
-def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tmp_path):
+@pytest.mark.parametrize("trained", ["lora", "full"])
+def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tiny_folder, tmp_path, trained):
+    if trained == "full":
+        ranker = Ranker(load_base(tiny_folder), ranker.tokenizer, PROMPT, DecodingSettings())
     settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02})
     method = MethodSettings(uncertainty=UncertaintySettings(scope="group", low=0.5, high=1.5))
     examples = [example(number, variance=0.3) for number in range(2)]
@@ -84,7 +88,7 @@ def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tmp_path):
     # move the policy off its reference, so that the KL term is not zero
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_A.default" in name:
+            if trained == "full" or "lora_A.default" in name:
                 weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
     model.zero_grad()
     loss = trainer._compute_loss(model, batch)
@@ -107,8 +111,12 @@ def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tmp_path):
         advantages[list(members)] = weights[:, None] * pooled
     np.testing.assert_allclose(batch["advantages"].numpy(), advantages, rtol=1e-4, atol=1e-5)
 
-    def log_probabilities(adapter):
-        model.set_adapter(adapter)
+    # without adapters the reference is another model: the one that training started from
+    reference = load_base(tiny_folder) if trained == "full" else model
+
+    def log_probabilities(model, adapter):
+        if trained == "lora":
+            model.set_adapter(adapter)
         values, entropies = [], []
         for row, order in enumerate(orders):
             prompt = ranker.prompt(examples[row // 3].query)
@@ -123,16 +131,19 @@ def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tmp_path):
         return torch.stack(values).reshape(6, K), torch.stack(entropies).reshape(6, K)
 
     with torch.no_grad():
-        reference, _ = log_probabilities("ref")
+        of_reference, _ = log_probabilities(reference, "ref")
+    torch.testing.assert_close(batch["ref_per_token_logps"], of_reference, rtol=1e-4, atol=1e-5)
     model.zero_grad()
-    logps, entropies = log_probabilities("default")
-    log_ratio = reference - logps
+    logps, entropies = log_probabilities(model, "default")
+    log_ratio = of_reference - logps
     kl = log_ratio.exp() - log_ratio - 1
     assert kl.max() > 1e-4
     surrogate = -torch.tensor(advantages).float() * (logps - logps.detach()).exp()
     expected = (surrogate + 0.1 * kl).mean() - 0.02 * entropies.mean()
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+    assert float(trainer._metrics["train"]["kl"][-1]) == pytest.approx(kl.mean().item(), rel=1e-3)
+    assert len(gradients) == sum(weight.requires_grad for weight in model.parameters())
     for name, gradient in gradients.items():
         other = dict(model.named_parameters())[name].grad
         assert (gradient - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1e-4), name
@@ -340,17 +351,21 @@ def test_token_advantages_by_hand():
     assert advantages.tolist() == [[10.0, 1.0, -2.0], [2.0, 1.5, 10.0]]
 
 
+LORA, FULL = AdapterSettings(rank=4, alpha=8), AdapterSettings(kind="full")
+
+
 def _weights(ranker):
-    return {name: p.detach().clone() for name, p in ranker.model.named_parameters() if "lora" in name}
+    parts = ranker.model.named_parameters()
+    return {name: p.detach().clone() for name, p in parts if p.requires_grad or "lora" in name}
 
 
-def _fresh(tiny_folder):
-    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
+def _fresh(tiny_folder, adapter=LORA):
+    model = add_adapter(load_base(tiny_folder), adapter, seed=0)
     return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
 
 
-def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None, method=DEFAULT):
-    ranker = _fresh(tiny_folder)
+def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None, method=DEFAULT, adapter=LORA):
+    ranker = _fresh(tiny_folder, adapter)
     if decoding is not None:
         ranker = Ranker(ranker.model, ranker.tokenizer, PROMPT, decoding)
     examples = [example(number) for number in range(6)]
@@ -371,13 +386,16 @@ class _KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("method", "iterations", "killed_after"), [(DEFAULT, 1, 1), (DEFAULT, 2, 3), (PPO, 1, 2)])
+@pytest.mark.parametrize(
+    ("method", "iterations", "killed_after", "adapter"),
+    [(DEFAULT, 1, 1, LORA), (DEFAULT, 2, 3, LORA), (PPO, 1, 2, LORA), (DEFAULT, 1, 2, FULL)],
+)
 def test_a_killed_training_ends_with_the_same_weights_and_curves(
-    tiny_folder, tmp_path, monkeypatch, method, iterations, killed_after
+    tiny_folder, tmp_path, monkeypatch, method, iterations, killed_after, adapter
 ):
-    settings = SETTINGS.model_copy(update={"iterations": iterations})
-    weights, curves = _train(tiny_folder, tmp_path / "whole", settings, method=method)
-    again, curves_again = _train(tiny_folder, tmp_path / "again", settings, method=method)
+    settings, options = SETTINGS.model_copy(update={"iterations": iterations}), {"method": method, "adapter": adapter}
+    weights, curves = _train(tiny_folder, tmp_path / "whole", settings, **options)
+    again, curves_again = _train(tiny_folder, tmp_path / "again", settings, **options)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     pd.testing.assert_frame_equal(curves, curves_again)
 
@@ -390,13 +408,13 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(
 
     monkeypatch.setattr(RankingTrainer, "_compute_loss", dying)
     with pytest.raises(_KilledError):
-        _train(tiny_folder, tmp_path / "killed", settings, method=method)
+        _train(tiny_folder, tmp_path / "killed", settings, **options)
     monkeypatch.setattr(RankingTrainer, "_compute_loss", compute_loss)
     # the newest checkpoint was being written when the machine went down
     half = tmp_path / "killed" / f"checkpoint-{killed_after + 1}"
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
-    resumed, curves_resumed = _train(tiny_folder, tmp_path / "killed", settings, method=method)
+    resumed, curves_resumed = _train(tiny_folder, tmp_path / "killed", settings, **options)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     pd.testing.assert_frame_equal(curves, curves_resumed)
     steps = curves_resumed[curves_resumed["metric"] == "reward"]["step"].tolist()
@@ -405,6 +423,23 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(
     if heads:
         assert all(torch.equal(heads[0][name], heads[1][name]) for name in ("weight", "bias"))
         assert heads[0]["weight"].abs().max() > 0
+
+
+def test_all_weights_are_trained_beside_an_untouched_reference(tiny_folder, tmp_path):
+    ranker = _fresh(tiny_folder, FULL)
+    settings = SETTINGS.model_copy(update={"steps": 12, "prompts_per_step": 3, "rollouts": 8, "learning_rate": 1e-3})
+    trainer = RankingTrainer(ranker, [example(number) for number in range(6)], [], DEFAULT, settings, tmp_path, seed=1)
+    before = _weights(ranker)
+    curves = train(trainer, tmp_path)
+    after, reference = _weights(ranker), dict(trainer.ref_model.named_parameters())
+    assert before.keys() == after.keys() == reference.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(before[name], reference[name]) for name in before)
+    wide = curves.pivot(index="step", columns="metric", values="value")
+    # the first step begins at the reference
+    assert wide["kl"][1] == pytest.approx(0.0, abs=1e-6)
+    assert wide["kl"][12] > 0.1
+    assert wide["reward"][-3:].mean() > wide["reward"][1:4].mean() + 0.05
 
 
 def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):

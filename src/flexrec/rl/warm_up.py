@@ -19,10 +19,11 @@ import torch
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from flexrec.policy.grammar import Kind, follow
+from flexrec.policy.grammar import Cursor, Kind, follow
 from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings
 from flexrec.progress import emit
+from flexrec.prompting.answers import THINK_END, THINK_START
 from flexrec.rl.examples import Example, optimal_order, shortened
 from flexrec.rl.settings import WarmUpSettings
 
@@ -92,11 +93,32 @@ def updates(settings: WarmUpSettings, count: int) -> list[Update]:
 
 
 def target_tokens(ranker: Ranker, order: Sequence[int]) -> list[int]:
-    """A ranking as the answer's tokens; `order` names every candidate by its index."""
+    """A ranking as the answer's tokens; `order` names every candidate by its index.
+
+    Optimal lists come without a reasoning to imitate. Where one is asked for, the target holds an empty one, closed at
+    once: `<think></think><answer>...</answer>`, in which a constrained list is learnt among what remains. Without the
+    closing tag the whole answer would be reasoning, and its list nobody's choice.
+    """
     grammar = ranker.grammar(len(order))
+    reasoning = _empty_reasoning(ranker)
     names = [token for index in order for token in grammar.identifiers[index]]
-    end = [] if ranker.decoding.constrained else [grammar.end_token]
-    return [*grammar.opening, *names, *grammar.closing, *end]
+    if not grammar.constrained:
+        return [*reasoning, *grammar.opening, *names, *grammar.closing, grammar.end_token]
+    # along the grammar, which closes a reasoning itself where its budget ends before
+    cursor, answer = Cursor(grammar), list[int]()
+    written = {Kind.FREE: iter(reasoning), Kind.CHOICE: iter(names)}
+    while cursor.kind is not Kind.DONE:
+        token = next(written[cursor.kind]) if cursor.token is None else cursor.token
+        answer.append(token)
+        cursor.advance(token)
+    return answer
+
+
+def _empty_reasoning(ranker: Ranker) -> list[int]:
+    if not ranker.prompting.reasoning:
+        return []
+    tags = (THINK_START, THINK_END)
+    return [token for tag in tags for token in ranker.tokenizer.encode(tag, add_special_tokens=False)]
 
 
 def lessons(ranker: Ranker, examples: Sequence[Example], updates: Sequence[Update], *, seed: int) -> list[list[Lesson]]:
