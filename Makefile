@@ -59,6 +59,7 @@ study-plan: $(VENV)/.run
 # The tables of a study into docs/results; by PAGES=data/08_reporting/... those of the planted-truth study, query rewriting,
 # the probe, forgetting and a chat endpoint.
 publish-pages: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --editable '.[publish]'
 	$(BIN)/python -m flexrec.reporting.publish_pages $(PAGES)
 
 # All benchmarks on a CPU, one after the other, and docs/benchmarks.md of their results. Every program, or part of one,

@@ -66,7 +66,7 @@ def test_a_trained_policy_is_asked_for_more_than_its_own_test(done) -> None:
     assert "\n\nMade by `" in text
     assert "density 0.1, seed 0." in text.partition("## ")[0]
     assert {file for file, _ in pictures(page[1], page[0]).items()} == {
-        f"fabricated-trend-tiny-flexrec-probe-{name}.svg" for name in ("transfer", "switching", "input_order")
+        f"fabricated-trend-tiny-flexrec-probe-{name}.png" for name in ("transfer", "switching", "input_order")
     }
     assert isinstance(made["probe_instance_metrics"], pd.DataFrame)
 

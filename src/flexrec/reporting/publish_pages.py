@@ -94,7 +94,7 @@ def pictures(path: Path, name: str) -> dict[str, tuple[str, bytes]]:
                 said = " ".join(plain_text(figure.layout.title.text or file.stem).split())
                 # what the page's own name says need not be said again
                 own = file.stem.removesuffix("_figure").removeprefix(path.stem.partition("_")[0]).strip("_")
-                found["-".join([name.removesuffix(".md"), *([own] if own else [])]) + ".svg"] = said, picture(figure)
+                found["-".join([name.removesuffix(".md"), *([own] if own else [])]) + ".png"] = said, picture(figure)
     return found
 
 
