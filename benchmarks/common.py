@@ -135,8 +135,18 @@ def load_tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
-def load_model(options: argparse.Namespace, dtype: str, *, adapter: bool) -> Any:
-    """The model in `dtype`, whole or with the project's default LoRA adapter, in training mode."""
+def load_model(
+    options: argparse.Namespace, dtype: str, *, adapter: bool, root: Path = ROOT, stock: bool = False
+) -> Any:
+    """The model in `dtype`, whole or with the project's default LoRA adapter, in training mode.
+
+    Args:
+        options: Of the program.
+        dtype: Name of the type.
+        adapter: Whether it has one.
+        root: Whose default configuration.
+        stock: Let PEFT compute the adapter as it does by itself.
+    """
     import torch
 
     from flexrec.policy.models import load_base
@@ -146,21 +156,27 @@ def load_model(options: argparse.Namespace, dtype: str, *, adapter: bool) -> Any
     # TRL loads its reference by the name, which is then looked up on a hub unless it is a folder
     model.config._name_or_path = str(model_folder(options))
     if adapter:
-        model = add_adapter(model, adapter_settings(), seed=options.seed).to(options.device)
+        model = add_adapter(model, adapter_settings(root), seed=options.seed).to(options.device)
         # a fresh adapter changes nothing, and half of its gradients are zero
         generator = torch.Generator().manual_seed(options.seed)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    if stock:
+        from peft.tuners import lora
+
+        for module in model.modules():
+            if isinstance(module, lora.Linear):
+                module.__class__ = lora.Linear
     return model.train()
 
 
-def adapter_settings() -> Any:
-    """The adapter of the project's default configuration."""
+def adapter_settings(root: Path = ROOT) -> Any:
+    """The adapter of the default configuration, as `root` has it."""
     from benchmarks.tasks import configuration
     from flexrec.policy.settings import AdapterSettings
 
-    return AdapterSettings.model_validate(configuration()["adapter"])
+    return AdapterSettings.model_validate(configuration(root)["adapter"])
 
 
 @dataclass(frozen=True)

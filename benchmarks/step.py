@@ -149,7 +149,7 @@ def against_trl(options: argparse.Namespace, weights: str, dtype: str) -> Row:
     def stock() -> float:
         with scratch() as folder, timed_steps(options.device) as timer:
             trainer = stock_step_trainer(
-                options, load_model(options, dtype, adapter=adapter), tokenizer, folder, prompts
+                options, load_model(options, dtype, adapter=adapter, stock=True), tokenizer, folder, prompts
             )
             reset_peak(options.device)
             trainer.train()
@@ -322,7 +322,7 @@ def default_steps(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     rl = RlSettings.model_validate(settings["rl"] | {"steps": STEPS, "validate_every": 1000, "save_every": 1000})
     candidates = 5 if options.quick else settings["candidates"]
     examples = make_examples(STEPS * rl.prompts_per_step, candidates, seed=options.seed, root=root)
-    model = load_model(options, options.dtype, adapter=True)
+    model = load_model(options, options.dtype, adapter=True, root=root)
     ranker = project_ranker(model, model_folder(options), root)
     reset_peak(options.device)
     with scratch() as folder, timed_steps(options.device) as timer:

@@ -31,6 +31,7 @@ settings.load_profile("flexrec")
 LONGEST = (
     # the whole graph
     "study/test_whole_study.py",
+    "pipelines/test_spark.py",
     "pipelines/test_bad_input.py",
     "pipelines/test_what_reruns.py",
     "pipelines/test_killed.py",

@@ -143,7 +143,7 @@ def firsts_of(table, connection) -> list[tuple]:
     """The rows in the order of their numbers, which must be 0, 1, 2, ..."""
     rows = kept(table)
     has_time = rows["time"].notnull() & ~rows["time"].isnan()
-    result = first_ranked(rows, has_time, ("user", "item"), ["time", "user", "item", "ratio"], "place", connection)
+    result = first_ranked(rows, has_time, "time", ("user", "item"), "ratio", "place", connection)
     ordered = frame(result, "place")
     assert ordered.pop("place").tolist() == list(range(len(ordered)))
     return list(ordered[["time", "user", "item", "ratio"]].itertuples(index=False, name=None))
@@ -182,7 +182,8 @@ def test_the_first_of_many_pairs(tmp_path, duckdb_engine, by) -> None:
     digests = []
     for name in ("a", "b"):
         kept_rows = kept(read_parquet(tmp_path / "rows", duckdb_engine))
-        found = first_ranked(kept_rows, kept_rows["time"] >= 0, ("user", "item"), order, "place", duckdb_engine)
+        timed = kept_rows["time"] >= 0
+        found = first_ranked(kept_rows, timed, "time", ("user", "item"), "ratio", "place", duckdb_engine)
         write_parquet(found, tmp_path / name, duckdb_engine)
         digests.append(content_digest(tmp_path / name))
     # in the file's own order
@@ -191,6 +192,42 @@ def test_the_first_of_many_pairs(tmp_path, duckdb_engine, by) -> None:
     assert written["place"].tolist() == list(range(len(expected)))
     assert 1000 < rows - len(expected) < rows / 2
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "width"),
+    [
+        ([0, 7_175], [0, 10_727], 32),
+        ([-(2**17), 2**17 - 1], [5, 5 + 2**13], 32),
+        ([-(2**17) - 1, 0], [5, 5 + 2**13], 64),
+        ([0, 2**17], [5, 5 + 2**13], 64),
+        ([-(2**31), 2**31 - 1], [3], 32),
+        ([-(2**31), 2**31 - 1], [-(2**31), 2**31 - 1], 64),
+    ],
+)
+def test_a_packed_key_is_as_wide_as_it_must_be_and_comes_back(duckdb_engine, users, items, width) -> None:
+    pairs = [(user, item) for user in users for item in items]
+    table = pa.table(
+        {name: pa.array(column, pa.int32()) for name, column in zip("ui", zip(*pairs, strict=True), strict=True)}
+    )
+    code, unpacked = tabular._packed(kept(ibis.memtable(table)), ("u", "i"))
+    assert code.type().nbytes * 8 == width
+    coded = kept(code.name("code").as_table())
+    back = coded.order_by("code").select(*unpacked(coded["code"])).to_pyarrow()
+    assert back.schema.types == [pa.int32(), pa.int32()]
+    assert list(zip(back["u"].to_pylist(), back["i"].to_pylist(), strict=True)) == sorted(pairs)
+
+
+def test_only_what_may_is_kept_in_any_order(duckdb_engine) -> None:
+    def preserved() -> bool:
+        return duckdb_engine.con.execute("SELECT current_setting('preserve_insertion_order')").fetchone()[0]
+
+    table = as_table(interactions(9))
+    assert kept(table, in_order=False).count().execute() == 9
+    assert preserved()
+    with pytest.raises(Exception, match="negative"):
+        kept(table.mutate(wrong=ibis.literal("negative").cast("int64")), in_order=False)
+    assert preserved()
 
 
 class Renamed:

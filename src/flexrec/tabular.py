@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -110,14 +110,26 @@ def as_table(data: ibis.Table | pd.DataFrame) -> ibis.Table:
     return ibis.memtable(data.reset_index(drop=True)) if isinstance(data, pd.DataFrame) else data
 
 
-def kept(table: ibis.Table) -> ibis.Table:
-    """Compute a table once, for several uses; DuckDB lets go of it with the last of them, Spark with the session."""
+def kept(table: ibis.Table, *, in_order: bool = True) -> ibis.Table:
+    """Compute a table once, for several uses; DuckDB lets go of it with the last of them, Spark with the session.
+
+    Args:
+        table: Any table.
+        in_order: Whether DuckDB keeps the rows in the order in which it reads them, which takes a sixth longer for a
+            large CSV file. An order that the table asks for is kept anyway; Spark promises no other.
+    """
     import ibis
     from ibis.util import gen_name
 
     connection = ibis.get_backend(table)
     if connection.name == "duckdb":
-        return table.cache()
+        if in_order:
+            return table.cache()
+        connection.raw_sql("SET preserve_insertion_order = false")
+        try:
+            return table.cache()
+        finally:
+            connection.raw_sql("SET preserve_insertion_order = true")
     name = gen_name("kept")
     # frames in the expression are made known to Spark by ibis' own queries only
     connection._run_pre_execute_hooks(table)
@@ -153,42 +165,72 @@ def ranked(table: ibis.Table, by: Sequence[str], name: str, connection: BaseBack
 def first_ranked(
     rows: ibis.Table,
     where: ibis.Value,
+    time: str,
     key: tuple[str, str],
-    order: Sequence[str],
+    value: str,
     name: str,
     connection: BaseBackend,
 ) -> ibis.Table:
-    """The first row of every key in an order, numbered from 0 in that order; computed once.
+    """The first row of every key in the order (time, key, value), numbered from 0 in that order; computed once.
 
     Few keys are repeated, and a window over all rows costs DuckDB as much as reading a file. So it looks for these keys
-    first and for their later rows alone. Its sort is by all columns, since a column that is no key is fetched row by
-    row; the numbers are the places in the table that comes of it, which are cheaper than to count along.
+    first and for their later rows alone. Both columns of a key are packed into one number: fewer bytes to search and to
+    sort. The sort is by all columns, since a column that is no key is fetched row by row; the numbers are the places in
+    the table that comes of it, which are cheaper than to count along.
 
     Args:
-        rows: What `kept` made.
+        rows: What `kept` made, at least one row, with the four columns named here.
         where: Which of them count.
+        time: In seconds.
         key: Two columns of int32.
-        order: All columns, so that only equal rows tie; the first is a time in seconds.
+        value: Settles which row of a key at a time comes first.
         name: Of the new column.
         connection: Where the table lives.
     """
     import ibis
 
-    def occurrence(table: ibis.Table) -> ibis.Value:
-        window = ibis.window(group_by=[table[column] for column in key], order_by=[table[column] for column in order])
+    def occurrence(table: ibis.Table, columns: Sequence[str]) -> ibis.Value:
+        window = ibis.window(group_by=[table[column] for column in columns], order_by=[table[time], table[value]])
         return ibis.row_number().over(window)
 
     if connection.name != "duckdb":
         counted = rows.filter(where)
-        placed = counted.mutate(occurrence=occurrence(counted))
+        placed = counted.mutate(occurrence=occurrence(counted, key))
+        order = [time, *key, value]
         return kept(ranked(placed.filter(placed["occurrence"] == 0).drop("occurrence"), order, name, connection))
-    code = rows[key[0]].cast("int64") * 2**32 + (rows[key[1]].cast("int64") + 2**31)
-    coded = rows.mutate(code=code, row=rows.rowid()).filter(where)
+    code, columns = _packed(rows, key)
+    coded = rows.select(time, value, code=code, row=rows.rowid()).filter(where)
     among = coded.semi_join(ibis.memtable(_repeated(coded["code"])), "code")
-    placed = among.mutate(occurrence=occurrence(among))
+    placed = among.mutate(occurrence=occurrence(among, ["code"]))
     later = placed.filter(placed["occurrence"] > 0).select("row")
-    first = kept(coded.anti_join(later, "row").select(*order).order_by(list(order)))
-    return first.mutate(**{name: first.rowid()})
+    order = [time, "code", value]
+    first = kept(coded.anti_join(later, "row").select(*order).order_by(order))
+    return first.select(time, *columns(first["code"]), value, first.rowid().name(name))
+
+
+def _packed(
+    rows: ibis.Table, key: tuple[str, str]
+) -> tuple[ibis.Value, Callable[[ibis.Value], tuple[ibis.Value, ibis.Value]]]:
+    """Two columns of int32 as one number in the same order, and how to get them back.
+
+    It has 32 bits where they are enough, which numpy sorts several times as fast as 64.
+    """
+    first, second = (rows[column] for column in key)
+    ends = rows.aggregate(least=first.min(), most=first.max(), low=second.min(), high=second.max())
+    least, most, low, high = (int(end) for end in ends.to_pandas().iloc[0])
+    bits = (high - low).bit_length()
+    code = first.cast("int64") * 2**bits + (second.cast("int64") - low)
+    if least * 2**bits >= -(2**31) and (most + 1) * 2**bits <= 2**31:
+        code = code.cast("int32")
+
+    def unpacked(code: ibis.Value) -> tuple[ibis.Value, ibis.Value]:
+        code = code.cast("int64")
+        return tuple(
+            part.cast("int32").name(column)
+            for part, column in zip((code >> bits, (code & (2**bits - 1)) + low), key, strict=True)
+        )
+
+    return code, unpacked
 
 
 def _repeated(code: ibis.Value) -> pd.DataFrame:
@@ -200,7 +242,7 @@ def _repeated(code: ibis.Value) -> pd.DataFrame:
     found = []
     for at in range(slices):
         part = code if slices == 1 else code.as_table().filter((code % slices).abs() == at)["code"]
-        values = np.sort(part.to_pandas().to_numpy(np.int64))
+        values = np.sort(part.to_pyarrow().to_numpy())
         found.append(np.unique(values[1:][values[1:] == values[:-1]]))
     return pd.DataFrame({"code": np.concatenate(found)})
 

@@ -305,12 +305,12 @@ def errors_of_both(model, grammar, *, lengths, rollouts, vocabulary, seed):
     return found
 
 
-BOUNDS = {"log-probabilities": 1.2, "sampling": 1.2, "entropies": 1.2, "loss": 1.2, "gradients": 1.4}
+BOUNDS = {"log-probabilities": 1.2, "sampling": 1.2, "entropies": 1.2, "loss": 1.4, "gradients": 1.4}
 """Most error of the shared prompt in that of the plain computation, each the geometric mean over eight models.
 
-Rounding is as good as random: from one model to the next the ratio spreads by a factor of e^0.12 (gradients: e^0.3),
-so the mean of eight by e^0.04 (e^0.1). The bounds are three of those above one, and what the blocks of attention round
-more than the fused kernel of the plain computation does, a few hundredths.
+Rounding is as good as random: from one model to the next the ratio spreads by a factor of e^0.12 (loss and gradients:
+e^0.3), so the mean of eight by e^0.04 (e^0.1). The bounds are three of those above one, and what the blocks of
+attention round more than the fused kernel of the plain computation does, a few hundredths.
 """
 
 
@@ -324,7 +324,7 @@ def test_bfloat16_errs_no_more_than_the_plain_computation_in_bfloat16(architectu
         model = architecture(seed)
         model = with_adapter(model) if adapter else model
         # longer than what is computed in one block
-        found = errors_of_both(model, letters(12), lengths=(197, 60), rollouts=3, vocabulary=(1, 9), seed=seed)
+        found = errors_of_both(model, letters(12), lengths=(31, 197, 120), rollouts=3, vocabulary=(1, 9), seed=seed)
         for name, values in ratios.items():
             values.append(found["shared_prompt"][name] / found["replicated"][name])
             # bfloat16 rounds to three digits at best
@@ -374,7 +374,7 @@ def test_the_real_model_is_computed_exactly(smollm2, adapter):
 
 
 def test_the_real_model_in_bfloat16(smollm2):
-    found = errors_of_both(adapted(smollm2), NAMES, lengths=(195,), rollouts=3, vocabulary=(300, 900), seed=0)
+    found = errors_of_both(adapted(smollm2), NAMES, lengths=(195, 60), rollouts=4, vocabulary=(300, 900), seed=0)
     for name in BOUNDS:
         assert found["replicated"][name] > 1e-3
         assert found["shared_prompt"][name] <= 1.5 * found["replicated"][name], name

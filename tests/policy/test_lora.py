@@ -9,7 +9,9 @@ from peft.tuners import lora
 from safetensors.torch import load_file
 from torch import nn
 
-from flexrec.policy.lora import LoraLinear, in_model_type
+from flexrec.policy.engine import SharedPromptEngine
+from flexrec.policy.grammar import Grammar
+from flexrec.policy.lora import LoraLinear, in_model_type, rounded_once
 from flexrec.policy.models import load_base, load_policy, save_policy
 from flexrec.policy.settings import AdapterSettings
 from flexrec.rl.warm_up import add_adapter
@@ -131,3 +133,32 @@ def test_trained_and_loaded_policies_have_it_and_save_what_peft_would(tiny_folde
     saved = load_file(tmp_path / "policy" / "adapter_model.safetensors")
     assert all("lora_A.weight" in name or "lora_B.weight" in name for name in saved)
     assert {type(layer) for layer in layers(load_policy(tiny_folder, tmp_path / "policy"))} == {LoraLinear}
+
+
+def test_rounded_once_weights_are_kept_as_they_were_and_let_go():
+    model = in_model_type(make(torch.bfloat16))
+    x = X.bfloat16()
+    before = model(x)
+    with rounded_once(model):
+        assert torch.equal(model(x), before)
+        with torch.no_grad():
+            for layer in layers(model):
+                layer.lora_B["default"].weight.add_(1.0)
+        assert torch.equal(model(x), before)
+        # what is not plain goes PEFT's way all the same
+        with model.disable_adapter():
+            assert torch.equal(model(x), model.get_base_model()(x))
+    assert not torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_sampling_rounds_once(count, tiny_folder, monkeypatch):
+    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
+    calls = []
+    rounded = LoraLinear.rounded
+    monkeypatch.setattr(LoraLinear, "rounded", lambda self, *rest: calls.append(1) or rounded(self, *rest))
+    names = tuple((token,) for token in range(10, 10 + count))
+    grammar = Grammar(identifiers=names, constrained=True, end_token=0, max_length=count)
+    SharedPromptEngine(model, 0).sample([[1, 2, 3]], grammar, rollouts=2, temperature=1.0, seed=0)
+    # in the pass over the prompt, whose last layer has two projections apart, and before the first token
+    assert len(calls) == 2 * len(layers(model)) + 2

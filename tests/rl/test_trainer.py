@@ -351,6 +351,17 @@ def test_token_advantages_by_hand():
     assert advantages.tolist() == [[10.0, 1.0, -2.0], [2.0, 1.5, 10.0]]
 
 
+def test_small_steps_of_all_weights_are_not_lost_in_rounding(tiny_folder):
+    model = add_adapter(load_base(tiny_folder).bfloat16(), AdapterSettings(kind="full"), seed=0)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    model(torch.arange(20)[None]).logits.square().mean().backward()
+    torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0).step()
+    for name, weight in model.named_parameters():
+        learning = weight.grad.abs() > 1e-6
+        assert learning.any(), name
+        assert (weight != before[name])[learning].float().mean() > 0.99, name
+
+
 LORA, FULL = AdapterSettings(rank=4, alpha=8), AdapterSettings(kind="full")
 
 

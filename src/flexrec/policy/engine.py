@@ -21,6 +21,7 @@ from torch import Tensor
 from flexrec.policy.decoder import Decoder, Lower, Prompts
 from flexrec.policy.distribution import Rollouts, Writer, grouped, token_values
 from flexrec.policy.grammar import Constraints, Grammar
+from flexrec.policy.lora import rounded_once
 from flexrec.policy.replicated import ReplicatedEngine
 
 
@@ -158,7 +159,7 @@ class SharedPromptEngine:
         graph = graph and self._memory is not None and not _drops(self.model)
         with torch.set_grad_enabled(graph):
             encoded = self._encode(keys, keep=graph).detached()
-        with torch.no_grad():
+        with torch.no_grad(), rounded_once(self.model):
             sampled = self._decode(encoded, grammar, rollouts, temperature, seed)
         self.model.train(training)
         return sampled

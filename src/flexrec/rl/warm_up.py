@@ -29,9 +29,13 @@ from flexrec.rl.settings import WarmUpSettings
 
 
 def add_adapter(model: Any, settings: AdapterSettings, seed: int) -> Any:
-    """The model with fresh trainable LoRA weights, or with all its weights trainable."""
+    """The model with fresh trainable LoRA weights, or with all its weights trainable, which are float32 then.
+
+    A step of 1e-6 is less than half of the distance between two numbers of bfloat16 wherever a weight exceeds 3e-4: a
+    model trained in its own type would stay as it is.
+    """
     if settings.kind == "full":
-        return model
+        return model.float()
     from peft import LoraConfig, get_peft_model
 
     from flexrec.policy.lora import in_model_type

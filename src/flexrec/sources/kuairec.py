@@ -276,7 +276,7 @@ def _interactions(
         refuse_first(path, _MATRIX, {"user": "user_id", "video": "video_id"}, rule, otherwise=otherwise)
 
     try:
-        rows = kept(source)
+        rows = kept(source, in_order=False)  # nothing below depends on it
         counts = connection.to_pandas(_counts(rows)).iloc[0]
     except Exception as error:  # every engine has exceptions of its own for a row that it cannot read
         if isinstance(error, MemoryError):
@@ -292,8 +292,8 @@ def _interactions(
         refuse("a video is unknown")
 
     # the smaller ratio settles equal times, so that no engine's order of rows matters
-    order = ["timestamp", "user_id", "video_id", "watch_ratio"]
-    ordered = first_ranked(rows, _has_time(rows), ("user_id", "video_id"), order, Columns.EVENT_ID, connection)
+    key = ("user_id", "video_id")
+    ordered = first_ranked(rows, _has_time(rows), "timestamp", key, "watch_ratio", Columns.EVENT_ID, connection)
     interactions = ordered.select(
         ordered["user_id"].cast("int64").name(Columns.USER_ID),
         ordered["video_id"].cast("int64").name(Columns.ITEM_ID),

@@ -104,7 +104,7 @@ def _observed(table: ibis.Table, sizes: pd.DataFrame, density: float, seed: int)
     def lowest(below: list[str]) -> ibis.Table:
         quotas = ibis.memtable(sizes[[Columns.USER_ID]].assign(quota=quota, below=below))
         rows = digested.inner_join(quotas, [Columns.USER_ID, digested["digest"] < quotas["below"]])
-        window = ibis.window(group_by=rows[Columns.USER_ID], order_by=[rows["digest"], rows[Columns.EVENT_ID]])
+        window = ibis.window(group_by=rows[Columns.USER_ID], order_by=rows["digest"])
         placed = rows.mutate(place=ibis.row_number().over(window))
         return kept(placed.filter(placed["place"] < placed["quota"]).select(Columns.EVENT_ID))
 
