@@ -130,7 +130,7 @@ def test_training_gains_are_made_of_the_labels_that_may_count(worlds, observatio
 
 def test_true_gains_of_validation_instances_never_change_the_weights(worlds, whole, tmp_path) -> None:
     true, _ = worlds
-    kept = ("observations", "true_gains", "training_gains", "labelled_instances", "warm_up_policy")
+    kept = ("observations", "true_gains", "training_gains", "prompt_instances", "warm_up_policy")
     turned = true["true_gains"].assign(gains=true["true_gains"]["gains"].map(lambda gains: np.asarray(gains)[::-1]))
     given = {name: true[name] for name in kept} | {"true_gains": turned}
     catalog = whole.project.catalog(NEED)
