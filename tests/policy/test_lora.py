@@ -11,7 +11,7 @@ from torch import nn
 
 from flexrec.policy.engine import SharedPromptEngine
 from flexrec.policy.grammar import Grammar
-from flexrec.policy.lora import LoraLinear, in_model_type, rounded_once
+from flexrec.policy.lora import LoraLinear, in_model_type
 from flexrec.policy.models import load_base, load_policy, save_policy
 from flexrec.policy.settings import AdapterSettings
 from flexrec.rl.warm_up import add_adapter
@@ -135,22 +135,6 @@ def test_trained_and_loaded_policies_have_it_and_save_what_peft_would(tiny_folde
     assert {type(layer) for layer in layers(load_policy(tiny_folder, tmp_path / "policy"))} == {LoraLinear}
 
 
-def test_rounded_once_weights_are_kept_as_they_were_and_let_go():
-    model = in_model_type(make(torch.bfloat16))
-    x = X.bfloat16()
-    before = model(x)
-    with rounded_once(model):
-        assert torch.equal(model(x), before)
-        with torch.no_grad():
-            for layer in layers(model):
-                layer.lora_B["default"].weight.add_(1.0)
-        assert torch.equal(model(x), before)
-        # what is not plain goes PEFT's way all the same
-        with model.disable_adapter():
-            assert torch.equal(model(x), model.get_base_model()(x))
-    assert not torch.equal(model(x), before)
-
-
 @pytest.mark.parametrize("count", [2, 9])
 def test_sampling_rounds_once(count, tiny_folder, monkeypatch):
     model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
@@ -160,5 +144,5 @@ def test_sampling_rounds_once(count, tiny_folder, monkeypatch):
     names = tuple((token,) for token in range(10, 10 + count))
     grammar = Grammar(identifiers=names, constrained=True, end_token=0, max_length=count)
     SharedPromptEngine(model, 0).sample([[1, 2, 3]], grammar, rollouts=2, temperature=1.0, seed=0)
-    # in the pass over the prompt, whose last layer has two projections apart, and before the first token
-    assert len(calls) == 2 * len(layers(model)) + 2
+    # in the pass over the prompt, whose last layer has two projections apart; of two names the first decides the other
+    assert len(calls) == (1 if count == 2 else 2) * len(layers(model)) + 2

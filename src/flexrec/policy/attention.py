@@ -99,39 +99,49 @@ class DecodingPass:
         answers: int,
         length: int,
     ) -> None:
-        batch, heads, _, width = keys.shape
-        self._keys = keys.transpose(-1, -2).contiguous()
-        self._values = values.contiguous()
+        batch, kv_heads, _, width = keys.shape
+        self._keys = keys.transpose(-1, -2).flatten(0, 1).contiguous()
+        self._values = values.flatten(0, 1).contiguous()
         # padding begins behind the shortest prompt: only there is anything to hide
         self._shortest = 0 if seen is None else int(seen.all(0).sum())
         self._padding = None if seen is None else ~seen[..., self._shortest :]
-        self._own_keys = self._values.new_empty(batch, heads, answers, length, width)
+        self._own_keys = self._values.new_empty(batch, kv_heads, answers, length, width)
         self._own_values = torch.empty_like(self._own_keys)
+        # the query heads of one key head of one answer are rows of one small product
+        self._flat_keys, self._flat_values = (x.flatten(0, 2) for x in (self._own_keys, self._own_values))
         self.step = 0
 
     def attend(
         self, query: Float[Tensor, "B H S d"], key: Tensor, value: Tensor, scale: float
     ) -> Float[Tensor, "B H S d"]:
         """Attention of one token of each of S answers."""
-        batch, heads, answers, width = query.shape
-        kv_heads = key.shape[1]
-        self._own_keys[:, :, :, self.step] = key
-        self._own_values[:, :, :, self.step] = value
+        out = self.see(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), scale)
+        return out.unflatten(2, (query.shape[1], -1)).transpose(1, 2)
+
+    def see(
+        self,
+        query: Float[Tensor, "B S H d"],
+        key: Float[Tensor, "B S Hkv d"],
+        value: Float[Tensor, "B S Hkv d"],
+        scale: float,
+    ) -> Float[Tensor, "B S Hd"]:
+        """The same, laid out as projections leave it."""
+        batch, kv_heads, answers, _, width = self._own_keys.shape
+        self._own_keys[:, :, :, self.step] = key.transpose(1, 2)
+        self._own_values[:, :, :, self.step] = value.transpose(1, 2)
         self.step += 1
-        rows = query.unflatten(1, (kv_heads, -1)).transpose(2, 3).flatten(2, 3) * scale
-        prompt = rows @ self._keys
+        shared = query.shape[2] // kv_heads
+        rows = query.unflatten(2, (kv_heads, shared)).transpose(1, 2).contiguous().mul_(scale)
+        prompt = rows.view(batch * kv_heads, answers * shared, width) @ self._keys
         if self._padding is not None:
-            prompt[..., self._shortest :].masked_fill_(self._padding, -torch.inf)
-        # the query heads of one key head, as rows of one small product
-        apart = (batch, kv_heads, answers, heads // kv_heads)
-        own = rows.view(*apart, width) @ self._own_keys[:, :, :, : self.step].transpose(-1, -2)
+            prompt.unflatten(0, (batch, kv_heads))[..., self._shortest :].masked_fill_(self._padding, -torch.inf)
+        own = rows.view(-1, shared, width) @ self._flat_keys[:, : self.step].mT
         # the kernel computes in float32 whatever the type
-        weights = torch.cat([prompt, own.flatten(2, 3)], -1).softmax(-1)
+        weights = torch.cat([prompt, own.view(*prompt.shape[:2], self.step)], -1).softmax(-1)
         first, second = weights.split([prompt.shape[-1], self.step], -1)
-        out = first @ self._values + (second.unflatten(2, apart[2:]) @ self._own_values[:, :, :, : self.step]).flatten(
-            2, 3
-        )
-        return out.view(*apart, width).transpose(2, 3).reshape(query.shape)
+        out = first @ self._values
+        out.view(-1, shared, width).baddbmm_(second.view(-1, shared, self.step), self._flat_values[:, : self.step])
+        return out.view(rows.shape).transpose(1, 2).reshape(batch, answers, -1)
 
 
 def attention(

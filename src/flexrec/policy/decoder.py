@@ -21,6 +21,7 @@ from torch.nn import functional
 from flexrec.errors import InputError
 from flexrec.policy import attention
 from flexrec.policy.attention import AnswerPass, DecodingPass, LastPass, PromptPass
+from flexrec.policy.lean_layer import LeanLayer, signed
 
 # Families whose forward pass is the plain one that `Decoder` repeats; each is compared with its own in the tests.
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -311,17 +312,23 @@ class Decoder:
 
 
 class Decoding:
-    """Answers that grow by a token at a time."""
+    """Answers that grow by a token at a time, by weights that stay as they are."""
 
     def __init__(self, decoder: Decoder, lengths: Int[Tensor, " B"], parts: list[DecodingPass]) -> None:
         self._decoder, self._lengths, self._parts = decoder, lengths, parts
+        self._lean = [LeanLayer(layer) if LeanLayer.can(layer) else None for layer in decoder._layers]
 
+    @torch.no_grad()
     def step(self, tokens: Int[Tensor, "B G"]) -> Float[Tensor, "B G d"]:
         """Put one token behind every answer, and return its hidden state after the final norm."""
         decoder = self._decoder
         hidden = decoder._embed(tokens)
         positions = (self._lengths + self._parts[0].step)[:, None].expand(tokens.shape)
         cos, sin = decoder._angles(hidden, positions)
-        for place, part in enumerate(self._parts):
-            hidden = decoder._run(place, hidden, cos, sin, part)
+        signs = signed(sin)
+        for place, (lean, part) in enumerate(zip(self._lean, self._parts, strict=True)):
+            if lean is None:
+                hidden = decoder._run(place, hidden, cos, sin, part)
+            else:
+                hidden = lean.step(hidden, cos, signs, part)
         return decoder._norm(hidden)

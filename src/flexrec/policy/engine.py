@@ -21,7 +21,6 @@ from torch import Tensor
 from flexrec.policy.decoder import Decoder, Lower, Prompts
 from flexrec.policy.distribution import Rollouts, Writer, grouped, token_values
 from flexrec.policy.grammar import Constraints, Grammar
-from flexrec.policy.lora import rounded_once
 from flexrec.policy.replicated import ReplicatedEngine
 
 
@@ -159,7 +158,7 @@ class SharedPromptEngine:
         graph = graph and self._memory is not None and not _drops(self.model)
         with torch.set_grad_enabled(graph):
             encoded = self._encode(keys, keep=graph).detached()
-        with torch.no_grad(), rounded_once(self.model):
+        with torch.no_grad():
             sampled = self._decode(encoded, grammar, rollouts, temperature, seed)
         self.model.train(training)
         return sampled

@@ -7,8 +7,6 @@ are rounded to the model's type for the product alone, as in mixed-precision tra
 product adds the adapter to the layer's output.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -21,8 +19,6 @@ from torch.nn import functional
 class LoraLinear(lora.Linear):
     """PEFT's LoRA of a linear layer with another forward pass; everything else, what is saved included, is PEFT's."""
 
-    _kept: tuple[Tensor, Tensor] | None = None
-
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         r"""The layer's output, :math:`x W^T + \frac{\alpha}{r} (x A^T) B^T`.
 
@@ -32,7 +28,7 @@ class LoraLinear(lora.Linear):
         adapter = self.plain_adapter() if not (args or kwargs) else None
         if adapter is None:
             return super().forward(x, *args, **kwargs)
-        below, above = self._kept or self.rounded(adapter, x.dtype)
+        below, above = self.rounded(adapter, x.dtype)
         narrow = functional.linear(self.lora_dropout[adapter](x), below)
         out = self.base_layer(x)
         return torch.addmm(out.flatten(0, -2), narrow.flatten(0, -2), above).view(out.shape)
@@ -49,25 +45,6 @@ class LoraLinear(lora.Linear):
         """The two matrices in that type, the second one scaled and transposed."""
         below, above = (cast(Tensor, part[adapter].weight) for part in (self.lora_A, self.lora_B))
         return below.to(dtype), (above * self.scaling[adapter]).to(dtype).T
-
-
-@contextmanager
-def rounded_once(model: Any) -> Iterator[None]:
-    """Round the active adapter now and not at every call, for a while in which no weight and no adapter changes.
-
-    Without a graph: for decoding, where a layer's own work is as small as the rounding.
-    """
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear)]
-    with torch.no_grad():
-        for layer in layers:
-            adapter = layer.plain_adapter()
-            if adapter is not None:
-                layer._kept = layer.rounded(adapter, cast(Tensor, layer.get_base_layer().weight).dtype)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._kept = None
 
 
 def in_model_type(model: Any) -> Any:
