@@ -409,10 +409,14 @@ def hardware(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
+    """What the processor calls itself, and its instructions for bfloat16, which the name may not tell."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+        names = {key.strip(): value.strip() for key, value in facts.items()}
+        flags = names.get("flags", "").split()
+        own = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+        if "model name" in names:
+            return ", ".join([names["model name"], *own[:1]])
     return platform.processor() or platform.machine()
 
 
