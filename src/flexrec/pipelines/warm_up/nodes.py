@@ -1,5 +1,6 @@
 """Base model and warm-up."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,19 @@ from flexrec.ranking.task import Needs
 from flexrec.rl.examples import instructive, make_examples
 from flexrec.rl.settings import WarmUpSettings
 
+logger = logging.getLogger(__name__)
+
 Write = Callable[[Path], None]
 
 
 def prepare_model(model: BaseModelSettings, raw_folder: str) -> Write:
     """Fetch the base model and make a Hugging Face folder of it."""
+    import torch
+
+    from flexrec.policy.speed import hint_about_types
+
+    if hint := hint_about_types(model.root.dtype, gpu=torch.cuda.is_available()):
+        logger.info(hint)
     return lambda folder: prepare_base_model(model.root, Path(raw_folder), folder)
 
 
