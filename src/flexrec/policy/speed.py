@@ -34,6 +34,7 @@ def hint_about_types(dtype: str, *, gpu: bool) -> str | None:
     if gpu or dtype != "bfloat16" or (times := float32_speed()) < WORTH_SAYING:
         return None
     return (
-        f"this CPU multiplies {times:.1f} times as fast in float32 as in bfloat16: an entry of "
-        "conf/base/models.yml with `dtype: float32`, such as `--params model=smollm2-135m-float32`, trains faster here and needs twice the memory"
+        f"this CPU multiplies {times:.1f} times as fast in float32 as in bfloat16: an entry of conf/base/models.yml "
+        "with `dtype: float32`, such as `--params model=smollm2-135m-float32`, trains faster here and needs twice the "
+        "memory"
     )
