@@ -67,6 +67,8 @@ def study(done, monkeypatch) -> Study:
     return Study(done, monkeypatch)
 
 
+# waits for the whole chain, then runs three more
+@pytest.mark.timeout(900)
 def test_a_study_from_its_plan_to_its_tables(study):
     # the chain has been run for flexrec and seed 0
     study.break_next = "method=rec_r1_critic,seed=1"
