@@ -291,9 +291,10 @@ def test_the_endpoint_says_how_long_to_wait(endpoint, settings):
 
 def test_a_pace_is_kept_and_repeated_requests_count(endpoint, settings):
     endpoint.write, endpoint.troubles = saying("A"), [429]
-    rank(changed(settings, requests_per_minute=1200))  # one every 50 ms
+    rank(changed(settings, requests_per_minute=300))  # one every 200 ms
     assert len(endpoint.starts) == 6
-    assert endpoint.starts[-1] - endpoint.starts[0] >= 5 * 0.05 - 0.02
+    # a busy machine may see the first one late
+    assert endpoint.starts[-1] - endpoint.starts[0] >= 5 * 0.2 - 0.2
 
 
 @pytest.mark.parametrize("most", [1, 3])
