@@ -6,13 +6,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from flexrec.policy.attention import DecodingPass
 from flexrec.policy.decoder import Decoder
 from flexrec.policy.engine import SharedPromptEngine
-from flexrec.policy.grammar import Grammar
+from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.lean_layer import LeanLayer, signed
 from flexrec.policy.lora import in_model_type
+from flexrec.policy.replicated import ReplicatedEngine
 
 TARGETS = {
     "none": [],
@@ -69,6 +71,14 @@ def test_it_is_the_layer(architecture, targets):
     torch.testing.assert_close(lean, own, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
+def test_biases_everywhere(llama, targets):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**llama.config.to_dict() | {"attention_bias": True, "mlp_bias": True}))
+    own, lean = both(adapted(random_biases(model), targets), torch.float32)
+    torch.testing.assert_close(lean, own, rtol=1e-5, atol=1e-5)
+
+
 def test_in_bfloat16_it_rounds_no_more(architecture):
     ratios = []
     for seed in range(4):
@@ -88,10 +98,11 @@ def test_other_adapters_go_through_the_modules(llama, options):
     assert not any(LeanLayer.can(layer) for layer in Decoder(model)._layers)
     grammar = Grammar(tuple((token,) for token in range(10, 16)), constrained=True, end_token=0, max_length=6)
     engine = SharedPromptEngine(model, 0)
-    found = engine.sample([[1, 2, 3]], grammar, rollouts=2, temperature=1.0, seed=0)
-    with model.disable_adapter():
-        other = engine.sample([[1, 2, 3]], grammar, rollouts=2, temperature=1.0, seed=0)
-    assert found.log_probabilities != other.log_probabilities
+    sampled = engine.sample([[1, 2, 3]], grammar, rollouts=2, temperature=1.0, seed=0)
+    constraints, _ = follow(grammar, sampled.completions, 6)
+    answers = torch.tensor(sampled.completions)
+    scored, _ = ReplicatedEngine(model, 0).score([[1, 2, 3]] * 2, answers, constraints, grammar)
+    torch.testing.assert_close(torch.tensor(sampled.log_probabilities), scored.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_an_adapter_that_is_switched_off_is_not_added(llama):

@@ -37,15 +37,8 @@ class LeanLayer:
     def can(layer: Any) -> bool:
         """Whether there is nothing to the layer but what this repeats: plain matrices, and LoRA of the plain kind."""
         attention, mlp = layer.self_attn, layer.mlp
-        return all(
-            map(
-                _plain,
-                (
-                    *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
-                    *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
-                ),
-            )
-        )
+        projections = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
+        return all(map(_plain, (*projections, mlp.gate_proj, mlp.up_proj, mlp.down_proj)))
 
     def step(
         self,
