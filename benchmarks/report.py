@@ -54,14 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """Results of this folder's programs, in the order of the programs, CPU before GPU; others are left alone.
 
-    Of the same work on the same device the newest row alone is kept, whichever file it is in: a program may have been
-    run in parts, and one of them again.
+    Of the same work on the same kind of processor the newest row alone is kept, whichever file it is in: a program may
+    have been run in parts, and one of them again.
     """
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     ours = [result for result in found if isinstance(result, dict) and result.get("program") in ORDER]
     known: set[tuple[str, ...]] = set()
     for result in sorted(ours, key=lambda result: result["made"], reverse=True):
-        of = (result["program"], result["device"])
+        of = (result["program"], _processor(result))
         rows = [row for row in result["rows"] if (*of, row["work"], row["against"]) not in known]
         steps = {count: parts for count, parts in result.get("steps", {}).items() if (*of, count) not in known}
         known |= {(*of, row["work"], row["against"]) for row in rows} | {(*of, count) for count in steps}
@@ -87,13 +87,25 @@ def page(results: Sequence[Mapping[str, Any]], notes: str) -> str:
 
 
 def _summary(results: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| work | against | bar | figure | met |", "|---|---|---|---|---|"]
-    for result in results:
-        for row in result["rows"]:
-            bar = "-" if row["bar"] is None else f"{'<=' if row['at_most'] else '>='} {row['bar']:,g} {row['unit']}"
-            met = {None: "-", True: "yes", False: "**no**"}[row["met"]]
-            lines.append(f"| {row['work']} | {row['against'] or '-'} | {bar} | {_figure(row)} | {met} |")
+    lines = ["| work | against | processor | bar | figure | met |", "|---|---|---|---|---|---|"]
+    rows = [(result, row) for result in results for row in result["rows"]]
+    # where one work was measured on several processors, its rows stand together
+    first: dict[tuple[str, str, str], int] = {}
+    for place, (result, row) in enumerate(rows):
+        first.setdefault((result["program"], row["work"], row["against"]), place)
+    for result, row in sorted(rows, key=lambda pair: first[pair[0]["program"], pair[1]["work"], pair[1]["against"]]):
+        bar = "-" if row["bar"] is None else f"{'<=' if row['at_most'] else '>='} {row['bar']:,g} {row['unit']}"
+        met = {None: "-", True: "yes", False: "**no**"}[row["met"]]
+        against, where = row["against"] or "-", _processor(result)
+        lines.append(f"| {row['work']} | {against} | {where} | {bar} | {_figure(row)} | {met} |")
     return "\n".join(lines) + "\n"
+
+
+def _processor(result: Mapping[str, Any]) -> str:
+    """The GPU, or what the CPU calls itself with its instructions for bfloat16."""
+    known = result["hardware"]
+    name = known.get("gpu") if result["device"] != "cpu" else known.get("cpu")
+    return str(name or result["device"]).replace("(R)", "").replace(" Processor", "")
 
 
 def _figure(row: Mapping[str, Any]) -> str:
@@ -170,7 +182,7 @@ def _value(value: Any) -> str:
 
 
 def _profiles(result: Mapping[str, Any]) -> str:
-    lines = [f"## Where the time goes, {result['device']}\n"]
+    lines = [f"## Where the time goes, {_processor(result)}\n"]
     for found in result["profiles"].values():
         lines.append(f"One step, {found['what']}: {found['seconds']:.3f} s.\n")
         lines += ["| part | seconds | share |", "|---|---|---|"]
