@@ -17,6 +17,7 @@ def test_the_same_study_gives_the_same_text(tables, collected):
     assert "### Table 1: all methods" in markdown
     assert "| runs | 3 of 4 |" in markdown
     assert "|  | GRPO | PPO |" in markdown
+    assert "| NDCG@5 by seed | seed 0 | seed 1 |" in markdown
     text = study_text(list(tables.values()), collected.cells)
     assert "Table 1: all methods" in text
     assert "1 of 4 runs are not done:" in text
@@ -25,6 +26,7 @@ def test_the_same_study_gives_the_same_text(tables, collected):
     assert page == render_study("A <study>", list(tables.values()), {}, facts, failures(collected.cells))
     assert "A &lt;study&gt;" in page
     assert "out of memory" in page
+    assert "NDCG@5 by seed" in page
 
 
 def test_the_numbers_are_written_unrounded(tables, tmp_path):

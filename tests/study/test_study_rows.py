@@ -40,6 +40,22 @@ def test_a_row_holds_its_interval_its_tests_and_its_costs(tables):
     assert best == ["FlexRec"]
 
 
+def test_every_seed_is_seen(tables, collected):
+    headings, *rows = tables["1"].by_seed
+    assert headings == ("NDCG@5 by seed", "seed 0", "seed 1")
+    # the measured ones, in the order of the table; one cell failed
+    assert [row[0] for row in rows] == [row[0].text for row in tables["1"].rows[:6]]
+    own = {method: part.groupby("seed")["ndcg_at_5"].mean() for method, part in collected.instances.groupby("method")}
+    assert rows[-1] == ("Rec-R1 + critic", f"{own['rec_r1_critic'][0]:.3f}", "")
+    assert rows[-2] == ("FlexRec", f"{own['flexrec'][0]:.3f}", f"{own['flexrec'][1]:.3f}")
+    assert own["flexrec"][0] != own["flexrec"][1]
+
+
+def test_of_one_seed_there_is_nothing_more_to_see(settings, options, how):
+    (table, *_) = tables_of(collect([result("flexrec", 0)]), settings, options, how)
+    assert table.by_seed == ()
+
+
 def test_p_values_are_corrected_over_the_whole_table(tables):
     numbers = tables["1"].numbers
     measured = numbers[numbers["source"] == "measured"]

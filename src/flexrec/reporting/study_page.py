@@ -71,7 +71,8 @@ def _table(table: StudyTable) -> str:
     cross = html_table(table.cross[0], table.cross[1:]) if table.cross else ""
     rows = [[f"{cell.text} *" if cell.best else cell.text for cell in row] for row in table.rows]
     main = html_table(table.headings, [[_star_before_bracket(text) for text in row] for row in rows]) if rows else ""
-    return f"<h3>{escape(table.heading)}</h3>{heading}{cross}{main}{html_list(table.notes)}"
+    by_seed = html_table(table.by_seed[0], table.by_seed[1:]) if table.by_seed else ""
+    return f"<h3>{escape(table.heading)}</h3>{heading}{cross}{main}{by_seed}{html_list(table.notes)}"
 
 
 def _star_before_bracket(text: str) -> str:

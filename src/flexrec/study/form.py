@@ -22,6 +22,7 @@ class StudyTable:
         rows: Cells as they are printed; those of the paper come last.
         numbers: The same rows as numbers, unrounded; the column `source` is `measured` or `paper`.
         cross: The primary metric in two ways, headings first; empty where the kind has none.
+        by_seed: The primary metric of every row by seed, headings first; empty where there is one seed.
         sentences: What it shows, in words.
         notes: How to read it, and what is not in it.
     """
@@ -35,6 +36,7 @@ class StudyTable:
     cross: tuple[tuple[str, ...], ...]
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
+    by_seed: tuple[tuple[str, ...], ...] = ()
 
     @property
     def heading(self) -> str:

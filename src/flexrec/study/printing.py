@@ -25,6 +25,8 @@ def table_markdown(table: StudyTable) -> str:
     if rows:
         lines = [[markdown_text(text) for text in table.headings], ["---"] * len(table.headings), *rows]
         parts.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if table.by_seed:
+        parts.append(markdown_table(table.by_seed[0], table.by_seed[1:]))
     parts.append("\n".join(f"- {markdown_text(note)}" for note in table.notes))
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 

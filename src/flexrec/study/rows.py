@@ -7,13 +7,14 @@ import pandas as pd
 
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.statistics import holm
-from flexrec.reporting.style import interval, label, number, ordered, p_value
+from flexrec.reporting.style import interval, label, metric_label, number, ordered, p_value
 from flexrec.reporting.tables import Cell
 from flexrec.study.collection import BASELINE, OTHER, TRAINED, UNTRAINED, WARMED_UP
 from flexrec.study.paper import PaperRow
 from flexrec.study.settings import CrossSettings
 from flexrec.study.statistics import ROW, where
 
+_OF_ROW = [Columns.METHOD, "kind", "trained_on"]
 _KINDS = (BASELINE, OTHER, UNTRAINED, WARMED_UP, TRAINED)
 SIDE = {"invalid_rate": "invalid", "kendall_tau": "tau"}
 """Metrics that every table has beside those of its study, and their headings."""
@@ -171,6 +172,22 @@ def paper_numbers(row: PaperRow, metrics: Sequence[str]) -> dict[str, object]:
         "trained_on": row.trained_on,
         **known,
     }
+
+
+def seed_table(numbers: pd.DataFrame, instances: pd.DataFrame, primary: str) -> tuple[tuple[str, ...], ...]:
+    """The mean of the primary metric of every measured row with every seed; empty where there is one seed.
+
+    A mean over seeds does not tell a method that always learns a little from one that learns with half of them.
+    """
+    seeds = sorted(instances["seed"].unique()) if len(instances) else []
+    if len(seeds) < 2:
+        return ()
+    means = instances.groupby([*_OF_ROW, "seed"], dropna=False)[primary].mean()
+    rows = [(f"{metric_label(primary)} by seed", *(f"seed {seed}" for seed in seeds))]
+    for label_of_row, *key in numbers[["label", *_OF_ROW]].itertuples(index=False):
+        values = (float(means.get((*key, seed), float("nan"))) for seed in seeds)
+        rows.append((str(label_of_row), *(number(value) if value == value else "" for value in values)))
+    return tuple(rows)
 
 
 def cross_table(

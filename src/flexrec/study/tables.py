@@ -18,6 +18,7 @@ from flexrec.study.rows import (
     printed_paper_row,
     printed_row,
     says_nothing_new,
+    seed_table,
 )
 from flexrec.study.settings import StudyOptions, StudySettings, TableSettings, regime_of
 from flexrec.study.statistics import GROUP, Resampling, where
@@ -165,6 +166,7 @@ def _table(
         rows=tuple(rows),
         numbers=pd.concat([numbers, told], ignore_index=True) if len(told) else numbers,
         cross=cross_table(kind.cross, numbers, need, options.primary),
+        by_seed=seed_table(numbers, instances, options.primary) if len(numbers) else (),
         sentences=tuple(sentences(instances, means, need, options, how)) if kind.sample == "test" else (),
         notes=tuple(notes_of(wanted, planned, numbers, references, bool(paper), options)),
     )
