@@ -32,6 +32,21 @@ def test_learning_is_drawn_by_steps_and_by_tokens(collected):
         assert len(figure.data) == 2 + 2
 
 
+def test_learning_is_drawn_from_the_end_of_the_warm_up():
+    """Of four updates the first two made up for the warm-up, and are not counted."""
+    updates = pd.DataFrame({"step": [1, 2, 3, 4], "metric": "cost/updates", "value": [0.0, 0.0, 1.0, 2.0]})
+    tokens = pd.DataFrame({"step": [1, 2, 3, 4], "metric": "cost/prompt_tokens", "value": [0.0, 0.0, 70.0, 140.0]})
+    own = pd.concat([curves_of(tokens=False), tokens, updates])
+    collected = collect([result("flexrec", 0), result("tallrec", 0, quality=0.6, curves=own)])
+    drawn = {
+        by: {trace.name: trace for trace in learning_figure(collected.curves, by=by).data} for by in ("steps", "tokens")
+    }
+    assert list(drawn["steps"]["FlexRec"].x) == [1, 2, 3, 4]
+    assert list(drawn["steps"]["TALLRec"].x) == [-1, 0, 1, 2]
+    assert list(drawn["tokens"]["TALLRec"].x) == [0, 70, 140]
+    assert list(drawn["tokens"]["TALLRec"].y) == [0.7, 0.8, 0.9]
+
+
 def test_a_training_that_counted_no_tokens_is_left_out_of_their_figure():
     found = collect([result("flexrec", 0), result("rec_r1_critic", 0, curves=curves_of(tokens=False))])
     names = [trace.name for trace in learning_figure(found.curves, by="tokens").data]

@@ -49,7 +49,8 @@ def fine_tune(
         seed: Seed of the order of the examples and of the dropout.
 
     Returns:
-        The curves, one row per step and metric: `step`, `metric`, `value`; the loss in nats per token.
+        The curves, one row per step and metric: `step`, `metric`, `value`; the loss in nats per token. Costs are
+        counted from the end of the warm-up, as those of the methods that start from it.
     """
     count = len(examples[0].gains)
     before = [] if method.adapter is None else updates(warm_up, count)
@@ -63,6 +64,7 @@ def fine_tune(
     costs = Costs()
     trainer = _Trainer(
         costs,
+        len(before),
         ranker,
         lessons(ranker, examples, [*before, *([Update(size, count)] * settings.steps)], seed=seed),
         learning_rate=method.learning_rate,
@@ -102,20 +104,23 @@ def _lists_per_step(ranker: Ranker, examples: Sequence[Example], settings: RlSet
 
 
 class _Trainer(ListTrainer):
-    """Counts what it learns from, and logs the counts with the loss."""
+    """Counts what it learns from after the first `before` updates, and logs the counts with the loss."""
 
-    def __init__(self, costs: Costs, ranker: Ranker, updates: Sequence[Sequence[Lesson]], **options: Any) -> None:
-        self._costs = costs
+    def __init__(
+        self, costs: Costs, before: int, ranker: Ranker, updates: Sequence[Sequence[Lesson]], **options: Any
+    ) -> None:
+        self._costs, self._before = costs, before
         super().__init__(ranker, updates, **options)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
         """Mean negative log-likelihood per learnt token."""
-        self._costs.add(
-            updates=1,
-            prompts=len(inputs["prompts"]),
-            prompt_tokens=sum(map(len, inputs["prompts"])),
-            answer_tokens=inputs["completions"].numel(),
-        )
+        if self.state.global_step >= self._before:
+            self._costs.add(
+                updates=1,
+                prompts=len(inputs["prompts"]),
+                prompt_tokens=sum(map(len, inputs["prompts"])),
+                answer_tokens=inputs["completions"].numel(),
+            )
         return super().compute_loss(model, inputs, *rest, **options)
 
     def log(self, logs: dict[str, float], *rest: Any) -> None:

@@ -31,19 +31,23 @@ ITEM_REWARDS: dict[str, Reward] = {
 
 
 def list_rewards(ranked: Ranked, format_reward: tuple[float, float] | None = None) -> Float[Tensor, "B G"]:
-    """J of every rollout, plus what its form earns; a candidate that the rollout did not name gains nothing.
+    """J of every rollout and what its form earns; a candidate that the rollout did not name gains nothing.
 
-    Under constrained decoding the form is always right. Its reward is then the same for every rollout, and an
-    advantage relative to the group does not see it; it is there for free decoding, as in Rec-R1.
+    Where the form is rewarded, an answer of a wrong form earns nothing else. Under constrained decoding the form is
+    always right. Its reward is then the same for every rollout, and an advantage relative to the group does not see
+    it; it is there for free decoding, as in Rec-R1.
 
     Args:
         ranked: Gains by rank, and which ranks the answer named; `formed`, where the form counts.
-        format_reward: For an answer that names every candidate once and nothing else, and for any other; None adds
-            nothing.
+        format_reward: Added to J of an answer that names every candidate once and nothing else, and what any other
+            earns in the place of J; None: J whatever the form.
 
-    Source: Rec-R1 (arXiv 2503.24289), the format reward.
+    Source: Rec-R1 (arXiv 2503.24289), the format reward, as its authors' code has it
+    (`verl/utils/reward_score/reranker.py`: without the right form the list is not looked at).
     """
     rewards = sequence_rewards(ranked["gains"] * ranked["named"], ranked["idcg"])
+    if format_reward is not None:
+        rewards = rewards * ranked["formed"]
     return rewards + _form_rewards(ranked, format_reward)
 
 

@@ -24,13 +24,13 @@ _TABLES = """
 1 ml-1m   interest sparse rec_r1    - Qwen2.5-3B .554 .600 .817 - .170 .325
 1 ml-1m   interest sparse rank_grpo - Qwen2.5-3B .492 .549 .792 - .131 .245
 1 ml-1m   interest sparse flexrec   - Qwen2.5-3B .615 .665 .844 - .235 .368
-search esci search sparse star      - -          .412 - - - - -
-search esci search sparse untrained - GPT-4o     .502 - - - - -
-search esci search sparse untrained - Qwen2.5-3B .449 - - - - -
-search esci search sparse tallrec   - Qwen2.5-3B .399 - - - - -
-search esci search sparse rec_r1    - Qwen2.5-3B .504 - - - - -
-search esci search sparse rank_grpo - Qwen2.5-3B .397 - - - - -
-search esci search sparse flexrec   - Qwen2.5-3B .528 - - - - -
+search esci search dense  star      - -          .412 - - - - -
+search esci search dense  untrained - GPT-4o     .502 - - - - -
+search esci search dense  untrained - Qwen2.5-3B .449 - - - - -
+search esci search dense  tallrec   - Qwen2.5-3B .399 - - - - -
+search esci search dense  rec_r1    - Qwen2.5-3B .504 - - - - -
+search esci search dense  rank_grpo - Qwen2.5-3B .397 - - - - -
+search esci search dense  flexrec   - Qwen2.5-3B .528 - - - - -
 2 kuairec explore sparse untrained - Qwen2.5-3B .706 - - - - -
 2 kuairec explore sparse flexrec interest Qwen2.5-3B .733 - - - - -
 2 ml-1m   explore sparse untrained - Qwen2.5-3B .729 - - - - -
@@ -100,11 +100,7 @@ def near_random_rows(dataset: str, need: str) -> list[PaperRow]:
         need: An entry of `needs.yml`.
     """
     rows = [_row(line) for line in _TABLES.strip().splitlines() if not line.startswith("#")]
-    return [
-        row
-        for row in rows
-        if (row.dataset, row.need, row.regime) == (dataset, need, "sparse") and row.method in NEAR_RANDOM
-    ]
+    return [row for row in rows if (row.dataset, row.need) == (dataset, need) and row.method in NEAR_RANDOM]
 
 
 def _row(line: str) -> PaperRow:

@@ -25,6 +25,7 @@ _PANEL = ["dataset", "density", "model", Columns.NEED, "sample"]
 _TASK = ["dataset", "density", "model", "trained_on"]
 _COLUMNS = 2
 _COSTS = ("cost/prompt_tokens", "cost/answer_tokens")
+_UPDATES = "cost/updates"
 _VALIDATION = "validation/ndcg_at_5"
 
 
@@ -165,16 +166,27 @@ def learning_figure(curves: pd.DataFrame, *, by: str = "steps", methods: Sequenc
     figure.update_yaxes(title_text="validation NDCG@5")
     best = "; ".join(text for _, text in sorted(ends, reverse=True)[:4])
     several = ", ".join(_task_name(key, panels) for key, _ in panels[:3])
-    text = f"Learning by {by} on {several}. Thick: mean over seeds; thin: each seed. At the end: {best}."
+    text = (
+        f"Learning by {by} after the warm-up on {several}. Thick: mean over seeds; thin: each seed. At the end: {best}."
+    )
     return finish(figure, text, height=120 + 330 * count)
 
 
 def _points(curves: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Validation points with their place `x` on the horizontal axis; trainings without it are left out."""
+    """Validation points with their place `x` on the horizontal axis; trainings without it are left out.
+
+    0 is the end of the warm-up: what a method with an adapter of its own learns again of it lies before, and in the
+    figure by tokens is not shown, for it is not counted.
+    """
     keys = [*_TASK, Columns.METHOD, "seed"]
+    own = curves[curves["metric"] == _UPDATES].groupby(keys)["value"].max()
+    last = curves.groupby(keys)["step"].max()
     points = curves[curves["metric"] == _VALIDATION]
+    points = points.join((last - own).fillna(0.0).rename("before"), on=keys)
+    points = points.assign(x=points["step"] - points["before"])
     if by == "steps":
-        return points.assign(x=points["step"].astype(float))
+        return points
+    points = points[points["x"] >= 0]
     counted = dict(tuple(curves[curves["metric"].isin(_COSTS)].groupby(keys)))
     parts = []
     for key, part in points.groupby(keys, sort=False):
