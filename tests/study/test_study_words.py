@@ -38,3 +38,13 @@ def test_who_wins_without_an_llm_is_said(settings, options, how, quality, words)
     assert sentence.startswith("Without an LLM the best row is item mean with NDCG@5 0.")
     assert words in sentence
     assert ("take" in sentence) == (quality < 0.75)
+
+
+def test_what_other_trainings_could_turn_round_is_not_clear(settings, options, how):
+    """Far ahead with two seeds and behind with one: other users would hardly change the mean, other seeds would."""
+    found = collect([result("flexrec", seed, quality=quality) for seed, quality in enumerate((0.9, 0.9, 0.6))])
+    (table, *_) = tables_of(found, settings, options, how)
+    (sentence,) = table.sentences
+    assert "No difference between them is clear (+0.099" in sentence
+    assert "p < 0.01" in sentence or "p = 0.0" in sentence
+    assert "item mean needs no language model: take that." in sentence

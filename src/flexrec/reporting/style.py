@@ -31,6 +31,7 @@ METHOD_LABELS = {
     "rec_r1_critic": "Rec-R1 + critic",
     "rank_grpo": "Rank-GRPO",
     "tallrec": "TALLRec",
+    "sft": "warm-up continued",
     "star": "STAR",
     "mf": "matrix factorisation",
     "bert4rec": "BERT4Rec",

@@ -37,8 +37,10 @@ def sentences(
     bounds = f" [{low:+.3f}, {high:+.3f}]" if low == low else ""
     p = p_value(found["p"])
     size = f"{found['difference']:+.3f}{bounds}, p {p if p.startswith('<') else f'= {p}'}"
-    if found["p"] >= _SIGNIFICANT:
-        verdict = f"No difference between them is clear ({size}), and {names[0]} needs no training: take that."
+    # p is about other users for these trainings; the interval is about other trainings, too
+    clear = found["p"] < _SIGNIFICANT and not low <= 0.0 <= high
+    if not clear:
+        verdict = f"No difference between them is clear ({size}), and {names[0]} needs no language model: take that."
     elif found["difference"] > 0:
         verdict = f"The LLM is ahead ({size})."
     else:
