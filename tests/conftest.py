@@ -1,5 +1,6 @@
 """What several parts of the suite share: real tokenizers and models, fetched once and kept in the data folder."""
 
+import inspect
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -15,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import yaml
+from dynaconf.utils import files as dynaconf_files
 from filelock import FileLock
 from hypothesis import settings
 
@@ -26,6 +29,11 @@ ROOT = Path(__file__).parents[1]
 # a busy machine is no failure
 settings.register_profile("flexrec", deadline=None)
 settings.load_profile("flexrec")
+
+
+# Every session asks dynaconf for its settings, and dynaconf the whole stack for the name of the script. With the source
+# lines of each frame, which it does not look at, that was half of the time of a session under pytest.
+dynaconf_files.inspect = SimpleNamespace(stack=lambda: inspect.stack(context=0))
 
 
 LONGEST = (
