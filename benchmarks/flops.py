@@ -51,11 +51,46 @@ def update_flops(
         columns: Columns of the output matrix that are needed.
         adapter: `AdapterSettings` of a LoRA adapter; None where all weights are trained.
     """
-    d, layers, heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
-    kv_heads = config.num_key_value_heads or heads
+    linear, attention, head = _forward(config, prompt, rollouts, answer, columns)
+    forward = sum(linear) + sum(attention) + head
+    if adapter is None:
+        return 3.0 * forward
+    trained = _trained(config, adapter)
+    shapes = _shapes(config)
+    adapted = sum(sum(shapes[name]) for name in adapter.targets if name in shapes)
+    tokens = prompt + rollouts * (answer - 1)
+    low_rank = 6.0 * tokens * adapter.rank * adapted * len(linear[trained])
+    return forward + sum(linear[trained]) + 2.0 * sum(attention[trained]) + head + low_rank
+
+
+def step_flops(
+    config: Any, *, prompt: int, rollouts: int, answer: int, columns: int, adapter: Any | None = None
+) -> float:
+    """Operations of one whole on-policy step of one group: the update, and the reference's forward pass.
+
+    What is sampled needs no other operations than the update's forward pass. The reference shares the layers below the
+    lowest adapted one, where there is an adapter.
+
+    Args:
+        config: As of `update_flops`, as are the others.
+        prompt: P.
+        rollouts: G.
+        answer: C.
+        columns: Columns of the output matrix that are needed.
+        adapter: As there.
+    """
+    linear, attention, head = _forward(config, prompt, rollouts, answer, columns)
+    own = slice(0, None) if adapter is None else _trained(config, adapter)
+    update = update_flops(config, prompt=prompt, rollouts=rollouts, answer=answer, columns=columns, adapter=adapter)
+    return update + sum(linear[own]) + sum(attention[own]) + head
+
+
+def _shapes(config: Any) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the matrices of one layer."""
+    d, heads = config.hidden_size, config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or d // heads
-    inner, query, kv = config.intermediate_size, heads * head_dim, kv_heads * head_dim
-    shapes = {
+    inner, query, kv = config.intermediate_size, heads * head_dim, (config.num_key_value_heads or heads) * head_dim
+    return {
         "q_proj": (d, query),
         "k_proj": (d, kv),
         "v_proj": (d, kv),
@@ -64,18 +99,25 @@ def update_flops(
         "up_proj": (d, inner),
         "down_proj": (inner, d),
     }
-    weights = sum(rows * columns_ for rows, columns_ in shapes.values())
+
+
+def _trained(config: Any, adapter: Any) -> slice:
+    layers = config.num_hidden_layers
+    return slice(max(0, layers - (adapter.upper_layers or layers)), layers)
+
+
+def _forward(
+    config: Any, prompt: int, rollouts: int, answer: int, columns: int
+) -> tuple[list[float], list[float], float]:
+    """The forward pass: linear parts and attention by layer, and the output matrix."""
+    shapes, layers = _shapes(config), config.num_hidden_layers
+    weights = sum(inputs * outputs for inputs, outputs in shapes.values())
+    keys_and_values = sum(inputs * outputs for inputs, outputs in (shapes["k_proj"], shapes["v_proj"]))
+    query = shapes["q_proj"][1]
     tokens = prompt + rollouts * (answer - 1)
     answer_pairs = rollouts * sum(prompt + t for t in range(1, answer))
     linear = [2.0 * tokens * weights] * layers
-    linear[-1] -= 2.0 * (prompt - 1) * (weights - 2 * d * kv)
+    linear[-1] -= 2.0 * (prompt - 1) * (weights - keys_and_values)
     attention = [4.0 * query * (prompt * (prompt + 1) / 2 + answer_pairs)] * layers
     attention[-1] = 4.0 * query * (prompt + answer_pairs)
-    head = 2.0 * d * columns * rollouts * answer
-    forward = sum(linear) + sum(attention) + head
-    if adapter is None:
-        return 3.0 * forward
-    trained = slice(max(0, layers - (adapter.upper_layers or layers)), layers)
-    adapted = sum(sum(shapes[name]) for name in adapter.targets if name in shapes)
-    low_rank = 6.0 * tokens * adapter.rank * adapted * len(linear[trained])
-    return forward + sum(linear[trained]) + 2.0 * sum(attention[trained]) + head + low_rank
+    return linear, attention, 2.0 * config.hidden_size * columns * rollouts * answer

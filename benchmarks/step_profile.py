@@ -29,6 +29,7 @@ from benchmarks.common import (
     synchronise,
     write_result,
 )
+from benchmarks.flops import matrix_rate, step_flops
 from benchmarks.step import ANSWER, PROMPT, ROLLOUTS, fixed_ranker, our_trainer, timed_steps
 from benchmarks.tasks import configuration, make_examples, project_ranker
 
@@ -156,6 +157,7 @@ def profile(options: argparse.Namespace, which: str) -> dict[str, Any]:
     # the trainer keeps its `rollout` from the beginning on
     with scratch() as folder, timed(clock), timed_steps(options.device) as timer:
         trainer, what = make_trainer(options, which, folder)
+        needed = needed_flops(trainer, options, which)
         end = timer.end
 
         def end_step() -> None:
@@ -170,12 +172,33 @@ def profile(options: argparse.Namespace, which: str) -> dict[str, Any]:
     names = {name for step in by_step[1:] for name in step}
     table = {name: statistics.median(step.get(name, 0.0) for step in by_step[1:]) for name in names}
     table[OTHER] = max(0.0, seconds - sum(table.values()))
+    rate = matrix_rate(options.device, options.dtype or "bfloat16")
     return {
         "what": what,
         "seconds": seconds,
+        "needed_tflop": needed / 1e12,
+        "matrix_rate_tflops": rate / 1e12,
+        "floor_seconds": needed / rate,
         "parts": dict(sorted(table.items(), key=lambda entry: -entry[1])),
         "operators": operators(options, which),
     }
+
+
+def needed_flops(trainer: Any, options: argparse.Namespace, which: str) -> float:
+    """Operations that the result of one step needs, with prompts of their mean length."""
+    from flexrec.policy.settings import AdapterSettings
+
+    ranker, settings = trainer.ranker, configuration()
+    adapter = AdapterSettings.model_validate(settings["adapter"]) if options.weights == "lora" else None
+    if which == "short":
+        prompts, prompt, answer, rollouts = 1, options.prompt_tokens, options.answer_tokens, options.rollouts
+    else:
+        lengths = [len(ranker.prompt(example.query)) for example in trainer.examples]
+        prompts, prompt = settings["rl"]["prompts_per_step"], round(statistics.mean(lengths))
+        answer, rollouts = len(trainer.examples[0].gains), settings["rl"]["rollouts"]
+    return prompts * step_flops(
+        ranker.model.config, prompt=prompt, rollouts=rollouts, answer=answer, columns=answer, adapter=adapter
+    )
 
 
 def make_trainer(options: argparse.Namespace, which: str, folder: Path) -> tuple[Any, str]:
@@ -258,6 +281,10 @@ def operators(options: argparse.Namespace, which: str) -> list[dict[str, Any]]:
 def print_profile(found: dict[str, Any]) -> None:
     """Both tables."""
     print(f"one step, {found['what']}: {found['seconds']:.3f} s")
+    print(
+        f"    needs {found['needed_tflop']:.3f} TFLOP, {found['floor_seconds']:.3f} s at this machine's matrix rate of "
+        f"{found['matrix_rate_tflops']:.3f} TFLOP/s"
+    )
     for name, value in found["parts"].items():
         print(f"    {name:<48} {value:9.4f} s {100 * value / found['seconds']:5.1f}%")
     for entry in found["operators"]:

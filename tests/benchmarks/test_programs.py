@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,7 @@ def test_rewards_the_profile_and_the_page(run, tmp_path):
     profile = run("step_profile", "--which", "short")["profiles"]["short"]
     assert {"sampling: decoding", "update: backward pass", "optimiser: step"} <= set(profile["parts"])
     assert sum(profile["parts"].values()) == pytest.approx(profile["seconds"], rel=0.2)
+    assert 0 < profile["floor_seconds"] < profile["seconds"]
     notes = tmp_path / "notes.md"
     notes.write_text("What did not help.\n")
     from benchmarks import report
@@ -73,6 +75,7 @@ def test_rewards_the_profile_and_the_page(run, tmp_path):
     # on the processor that the tests run on
     assert re.search(r"\| swap reward and its variance, 1,000 lists of 30, float64 \| - \| [^|]{3,} \| - \|", text)
     assert "sampling: decoding" in text
+    assert " TFLOP (benchmarks/flops.py), " in text
     assert text.endswith("## Notes\n\nWhat did not help.\n")
 
 
@@ -175,6 +178,34 @@ def test_a_part_of_a_program_has_a_file_of_its_own(project_root, monkeypatch, tm
     assert {json.loads(path.read_text())["program"] for path in tmp_path.iterdir()} == {"update"}
 
 
+@pytest.mark.parametrize(
+    ("stem", "device", "recorded", "shown"),
+    [
+        # the option was a name, whatever the file is called now
+        ("update-float32", "cpu", "--cases a --results a-f32", "--cases a --part float32"),
+        ("update", "cpu", "--results update-bf16 --cases 'a b'", "--cases 'a b'"),
+        ("update-cuda", "cuda", "--device cuda --results update", "--device cuda"),
+        ("update-long-cuda", "cuda", "--results u --device cuda", "--part long --device cuda"),
+        # it is a folder, which is no part of the work
+        ("update-long", "cpu", "--part long --results elsewhere", "--part long"),
+        ("update-long", "cpu", "--part long", "--part long"),
+        ("update-other", "cpu", "--cases a", "--cases a"),
+    ],
+)
+def test_commands_are_shown_as_they_are_given_today(project_root, monkeypatch, tmp_path, stem, device, recorded, shown):
+    monkeypatch.syspath_prepend(str(project_root))
+    from benchmarks import report
+    from benchmarks.common import parser
+
+    result = kept("2026-01-01", ("short", 3.0, True), program="update", hardware={})
+    result |= {"device": device, "command": f"python -m benchmarks.update {recorded}"}
+    (tmp_path / f"{stem}.json").write_text(json.dumps(result))
+    text = report.page(report.read_results(tmp_path), "")
+    assert f"`python -m benchmarks.update {shown}` at commit" in text
+    options, _ = parser("").parse_known_args(shlex.split(shown))
+    assert options.results is None
+
+
 def test_a_bar_is_met_from_the_right_side(run):
     from benchmarks.common import Row
 
@@ -196,7 +227,7 @@ def test_prompts_have_exactly_the_length_asked_for(run, smollm2_tokenizer):
 
 
 def test_needed_operations_by_hand(run):
-    from benchmarks.flops import update_flops
+    from benchmarks.flops import step_flops, update_flops
 
     config = SimpleNamespace(
         hidden_size=4, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, intermediate_size=3
@@ -208,5 +239,14 @@ def test_needed_operations_by_hand(run):
     attention = 16 * (15 + 26) + 16 * (5 + 26)
     # output matrix: 2 * 4 * 3 columns * 2 rollouts * 3 tokens
     head = 144
-    found = update_flops(config, prompt=5, rollouts=2, answer=3, columns=3)
-    assert found == 3 * (linear + attention + head)
+    sizes = {"prompt": 5, "rollouts": 2, "answer": 3, "columns": 3}
+    assert update_flops(config, **sizes) == 3 * (linear + attention + head)
+    # and the reference's forward pass
+    assert step_flops(config, **sizes) == 4 * (linear + attention + head)
+    # with an adapter on the last layer alone: the reference shares the first layer
+    adapter = SimpleNamespace(upper_layers=1, rank=2, targets=["q_proj"])
+    low_rank = 6 * 9 * 2 * (4 + 4)
+    last = 1512 - 544 + 16 * (5 + 26)
+    update = linear + attention + head + (1512 - 544) + 2 * 16 * (5 + 26) + head + low_rank
+    assert update_flops(config, **sizes, adapter=adapter) == update
+    assert step_flops(config, **sizes, adapter=adapter) == update + last + head
