@@ -467,6 +467,13 @@ def test_what_the_critic_predicts_is_shown_where_the_need_uses_engagement(instan
     assert percent == ["score 20%: A", "score 100%: B", "score 0%: C", "score 66%: D"]
     fine = [line.split(", ")[1] for line in lines(predicted, configuration, "fine", "interest")]
     assert fine == ["rated 5", "rated 7", "rated 0", "rated 2"]
+    last = [line.split(", ", 1)[1] for line in lines(instance, configuration, "quality_last", "interest")]
+    assert last[:2] == [
+        "usual, good fit, 12 views, mild, middle rated: A",
+        "new, poor fit, 37 views, warm, high rated: B",
+    ]
+    last = [line.split(", ")[-1] for line in lines(instance, configuration, "fine_last", "interest")]
+    assert last == ["rated 5: A", "rated 7: B", "rated 0: C", "rated 2: D"]
     # the line of another need is what it was, prediction or not
     for one in (instance, predicted):
         assert lines(one, configuration, "predictions", "trend") == lines(instance, configuration, "default", "trend")
