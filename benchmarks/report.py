@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -57,8 +58,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     Of the same work on the same kind of processor the newest row alone is kept, whichever file it is in: a program may
     have been run in parts, and one of them again.
     """
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    ours = [result for result in found if isinstance(result, dict) and result.get("program") in ORDER]
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    ours = [
+        result | {"command": _repeatable(result, stem)}
+        for stem, result in found.items()
+        if isinstance(result, dict) and result.get("program") in ORDER
+    ]
     known: set[tuple[str, ...]] = set()
     for result in sorted(ours, key=lambda result: result["made"], reverse=True):
         of = (result["program"], _processor(result))
@@ -68,6 +73,18 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         result |= {"rows": rows} | ({"steps": steps} if "steps" in result else {})
     left = [result for result in ours if result["rows"]]
     return sorted(left, key=lambda result: (result["device"] != "cpu", ORDER.index(result["program"]), result["made"]))
+
+
+def _repeatable(result: Mapping[str, Any], stem: str) -> str:
+    """The command of a result as it is given today, from the name of its file: `--results` was a name, is a folder."""
+    words = shlex.split(result["command"])
+    if "--results" not in words:
+        return result["command"]
+    place = words.index("--results")
+    device = "" if result["device"] == "cpu" else f"-{result['device']}"
+    part = stem.removesuffix(device).removeprefix(result["program"]).removeprefix("-")
+    words[place : place + 2] = ["--part", part] if part and "--part" not in words else []
+    return shlex.join(words)
 
 
 def page(results: Sequence[Mapping[str, Any]], notes: str) -> str:
@@ -181,10 +198,21 @@ def _value(value: Any) -> str:
     return str(value)
 
 
+def _floor(found: Mapping[str, Any]) -> str:
+    """What the step would take if nothing but its matrix products took time; older results have not counted it."""
+    if "floor_seconds" not in found:
+        return ""
+    return (
+        f" It needs {found['needed_tflop']:.2f} TFLOP (benchmarks/flops.py), {found['floor_seconds']:.2f} s at the "
+        f"{found['matrix_rate_tflops']:.2f} TFLOP/s at which this machine multiplies large matrices: "
+        f"{found['floor_seconds'] / found['seconds']:.0%} of the time."
+    )
+
+
 def _profiles(result: Mapping[str, Any]) -> str:
     lines = [f"## Where the time goes, {_processor(result)}\n"]
     for found in result["profiles"].values():
-        lines.append(f"One step, {found['what']}: {found['seconds']:.3f} s.\n")
+        lines.append(f"One step, {found['what']}: {found['seconds']:.3f} s.{_floor(found)}\n")
         lines += ["| part | seconds | share |", "|---|---|---|"]
         for name, value in found["parts"].items():
             lines.append(f"| {name} | {value:.4f} | {value / found['seconds']:.1%} |")

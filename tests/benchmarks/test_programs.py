@@ -194,8 +194,9 @@ def test_a_part_of_a_program_has_a_file_of_its_own(project_root, monkeypatch, tm
 )
 def test_commands_are_shown_as_they_are_given_today(project_root, monkeypatch, tmp_path, stem, device, recorded, shown):
     monkeypatch.syspath_prepend(str(project_root))
-    from benchmarks import report
     from benchmarks.common import parser
+
+    from benchmarks import report
 
     result = kept("2026-01-01", ("short", 3.0, True), program="update", hardware={})
     result |= {"device": device, "command": f"python -m benchmarks.update {recorded}"}

@@ -55,7 +55,12 @@ def engine(project_root):
     chosen |= {"master": "local[2]"}
     chosen["config"] |= {"spark.driver.memory": "1g", "spark.sql.shuffle.partitions": 2, "spark.log.level": "ERROR"}
     # tables of some rows are read faster than code for them is compiled
-    chosen["config"] |= {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN", "spark.ui.enabled": "false", "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+    chosen["config"] |= {
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.ui.enabled": "false",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    }
     yield chosen
     connect(Engine.model_validate(chosen))._session.stop()
 

@@ -24,20 +24,20 @@ SHAPE = {
     "tie_word_embeddings": True,
 }
 ARCHITECTURES = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=None)),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8)),
+    "llama": lambda **options: LlamaForCausalLM(LlamaConfig(**SHAPE | options)),
+    "mistral": lambda **options: MistralForCausalLM(MistralConfig(**SHAPE | {"sliding_window": None} | options)),
+    "qwen2": lambda **options: Qwen2ForCausalLM(Qwen2Config(**SHAPE | options)),
+    "qwen3": lambda **options: Qwen3ForCausalLM(Qwen3Config(**SHAPE | {"head_dim": 8} | options)),
 }
 
 
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def architecture(request):
-    """Makes a random model of each architecture by a seed."""
+    """Makes a random model of each architecture by a seed, with other options of its configuration if given."""
 
-    def make(seed):
+    def make(seed, **options):
         torch.manual_seed(seed)
-        return ARCHITECTURES[request.param]().float()
+        return ARCHITECTURES[request.param](**options).float()
 
     return make
 
@@ -45,6 +45,23 @@ def architecture(request):
 @pytest.fixture
 def tiny_model(architecture):
     return architecture(0)
+
+
+@pytest.fixture
+def tiny():
+    """Makes a random model of the architecture of that name, with options of its configuration."""
+
+    def make(name, **options):
+        torch.manual_seed(0)
+        return ARCHITECTURES[name](**options).float().eval()
+
+    return make
+
+
+@pytest.fixture
+def shape():
+    """Sizes of a tiny model, for configurations of other families."""
+    return dict(SHAPE)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from flexrec.policy.models import (
     BaseModelSettings,
     FolderModel,
     HubModel,
+    default_device,
     load_base,
     load_policy,
     load_tokenizer,
@@ -182,6 +183,23 @@ def trained(tiny_folder):
 
 
 IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+@pytest.mark.filterwarnings("ignore:for base_model.*copying from a non-meta parameter:UserWarning")
+def test_a_model_stands_on_the_gpu_where_there_is_one_unless_told_otherwise(
+    trained, tiny_folder, tmp_path, monkeypatch
+) -> None:
+    save_policy(trained, tmp_path, base_name="tiny")
+    for there, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert default_device() == device
+    monkeypatch.setattr("flexrec.policy.models.default_device", lambda: "meta")
+    policies = (None, tmp_path, tiny_folder)
+    for given, expected in ((None, "meta"), ("cpu", "cpu")):
+        loaded = [load_base(tiny_folder, device=given)]
+        loaded += [load_policy(tiny_folder, checkpoint, device=given) for checkpoint in policies]
+        for model in loaded:
+            assert {weight.device.type for weight in model.parameters()} == {expected}
 
 
 def test_an_adapter_comes_back_whole(trained, tiny_folder, tmp_path) -> None:

@@ -186,6 +186,15 @@ def test_rankings_do_not_depend_on_company_or_batch(make) -> None:
     assert make().rank([]) == []
 
 
+@pytest.mark.parametrize("reasoning", [False, True])
+def test_one_candidate_is_ranked_first(make, reasoning) -> None:
+    ranker = make(DecodingSettings(max_reasoning_tokens=3), reasoning=reasoning)
+    alone, among = ranker.rank([query(0, 1), query(1, 4)])
+    assert alone.order == (0,)
+    assert alone.missing == 0
+    assert len(among.order) == 4
+
+
 def test_greedy_means_the_most_probable_identifier_at_every_rank(make, model) -> None:
     """Against one plain forward pass per rank over the whole vocabulary."""
     ranker = make()

@@ -268,6 +268,42 @@ def test_a_server_is_asked_prompt_by_prompt(tmp_path, llama):
         assert set(load_file(call["kwargs"]["file"])) == {name for name, _ in llama.named_parameters()}
 
 
+def test_weights_for_nccl_are_announced_without_being_made(adapted, monkeypatch):
+    from peft.tuners.lora import LoraLayer
+    from trl.generation import vllm_client
+
+    made, sent = [], []
+
+    class Client:
+        def __init__(self, base_url, connection_timeout):
+            pass
+
+        def init_communicator(self, device):
+            pass
+
+        def update_named_params(self, metadata, weights):
+            assert made == []
+            sent.append((metadata, dict(weights)))
+
+    class Counting(type(adapted.get_base_model().model.layers[0].self_attn.q_proj)):
+        def get_delta_weight(self, adapter):
+            made.append(adapter)
+            return super().get_delta_weight(adapter)
+
+    adapters = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    for module in adapters:
+        module.__class__ = Counting
+    monkeypatch.setattr(vllm_client, "VLLMClient", Client)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with fake_server(STARTED, {"/reset_prefix_cache": {}}) as (url, _):
+        start_vllm(Path("unused"), settings(url)).refresh(adapted)
+    ((metadata, weights),) = sent
+    assert metadata == [(name, "float32", list(weight.shape)) for name, weight in weights.items()]
+    assert made == ["default"] * len(adapters)
+    assert set(weights) == set(dict(merged_weights(adapted)))
+
+
 @pytest.mark.parametrize(
     ("started", "values", "message"),
     [

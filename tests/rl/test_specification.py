@@ -2,14 +2,20 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from flexrec.errors import InputError
 from flexrec.export import export
@@ -19,10 +25,11 @@ from flexrec.rl.trainer import RankingTrainer
 from flexrec.rl.travelling import check_digests
 
 WITHOUT_KEDRO = """
-import importlib, pkgutil, sys
+import importlib, json, os, pkgutil, sys
 from importlib.machinery import PathFinder
 
-HIDDEN = {"kedro", "kedro_datasets", "kedro_viz", "mlflow"}
+NEVER = {"kedro", "kedro_datasets", "kedro_viz", "mlflow"}
+HIDDEN = NEVER | set(json.loads(os.environ["HIDDEN"]))
 find_spec = PathFinder.find_spec
 
 
@@ -36,6 +43,9 @@ PathFinder.find_spec = staticmethod(find_others)
 from flexrec.rl.__main__ import main
 
 status = main(sys.argv[1:])
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+# what training from a file does not import, an extra of the project's may need
+HIDDEN = NEVER
 for package in ("rl", "policy", "prompting", "ranking"):
     for module in pkgutil.iter_modules(importlib.import_module(f"flexrec.{package}").__path__):
         if module.name not in ("__main__", "vllm_processor"):  # which only vLLM loads
@@ -43,6 +53,36 @@ for package in ("rl", "policy", "prompting", "ranking"):
 assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
 sys.exit(status)
 """
+
+
+def documented(project_root) -> list[Requirement]:
+    """What docs/backends.md has one install for training from a file, beside the project itself."""
+    text = (project_root / "docs" / "backends.md").read_text()
+    (command,) = re.findall(r"pip install --no-deps -e \.\n((?:    .*\n)+)", text)
+    program, verb, *requirements = shlex.split(command.replace("\\\n", " "))
+    assert (program, verb) == ("pip", "install")
+    return [Requirement(text) for text in requirements]
+
+
+def brought(requirements) -> set[str]:
+    """Names of the distributions that requirements bring here, in their canonical form."""
+    known, left = set(), list(requirements)
+    while left:
+        one = left.pop()
+        if (key := (canonicalize_name(one.name), *sorted(one.extras))) in known:
+            continue
+        known.add(key)
+        try:
+            needed = [Requirement(text) for text in distribution(one.name).requires or ()]
+        except PackageNotFoundError:  # of another build of torch
+            continue
+        extras = {"", *one.extras}
+        left += [
+            need
+            for need in needed
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in extras)
+        ]
+    return {name for name, *_ in known}
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +101,27 @@ def folder(exported, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(exported, tmp_path_factory) -> Path:
-    """A copy in which the training has been run, in a process that has neither Kedro nor MLflow."""
+def trained(exported, tmp_path_factory, project_root) -> Path:
+    """A copy in which the training has been run, in a process that has the documented packages and no others."""
     folder = shutil.copytree(exported, tmp_path_factory.mktemp("trained") / "elsewhere")
+    modules = {
+        name: {canonicalize_name(owner) for owner in owners} for name, owners in packages_distributions().items()
+    }
+    there = brought(documented(project_root)) | {"flexrec"}
+    hidden = [name for name, owners in modules.items() if not owners & there]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_KEDRO, str(folder / "specification.yml")],
         cwd=folder.parent,
-        env={**os.environ, "PYTHONHASHSEED": "99"},
+        env={**os.environ, "PYTHONHASHSEED": "99", "HIDDEN": json.dumps(hidden)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.strip() == str(folder / "output" / "run.json")
+    printed, imported = done.stdout.splitlines()
+    assert printed == str(folder / "output" / "run.json")
+    used = {owner for name in json.loads(imported) for owner in modules.get(name, ())}
+    superfluous = {canonicalize_name(one.name) for one in documented(project_root)} - used
+    assert not superfluous, "docs/backends.md has them installed, and nothing imports them"
     return folder
 
 
@@ -104,6 +153,20 @@ def test_the_same_bytes_as_kedro_from_the_same_inputs(whole, trained):
     )
     # the warm-up policy itself did not pass for the trained one
     assert contents(trained / "checkpoint") != kedro_policy
+
+
+def test_the_documented_packages_are_of_the_projects_versions(project_root):
+    project = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {str(one) for one in documented(project_root)} <= {str(Requirement(text)) for text in project}
+
+
+def test_the_wheels_that_travel_are_all_that_torch_and_transformers_do_not_bring(project_root):
+    """Downloaded without what they need themselves, so that torch stays behind (benchmarks/README.md)."""
+    text = (project_root / "benchmarks" / "README.md").read_text()
+    (command,) = re.findall(r"pip download --no-deps -d wheels -c versions\.txt ((?:.*\\\n)*.*\n)", text)
+    wheels = {canonicalize_name(name) for name in shlex.split(command.replace("\\\n", " "))}
+    there = brought([Requirement("torch"), Requirement("transformers")])
+    assert brought(documented(project_root)) - there <= wheels
 
 
 def test_the_record_says_what_was_run(trained):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -501,6 +502,47 @@ def test_rollouts_may_come_from_elsewhere(tiny_folder, tmp_path):
     assert len(made[0].told) == SETTINGS.steps
     assert _differ(weights, other) < 1e-4
     assert curves["metric"].tolist() == curves_of_other["metric"].tolist()
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_log_probabilities_of_the_sampler_are_compared_with_the_policys(tiny_folder, tmp_path, caplog, iterations):
+    class Elsewhere:
+        """Says of the first of K - 1 = 3 choices 0.9 nats less than is true, of the other two 0.3: 0.5 on average."""
+
+        def __init__(self, ranker):
+            self._engine = ranker.engine()
+
+        def refresh(self, model):
+            pass
+
+        def sample(self, prompts, grammar, **options):
+            sampled = self._engine.sample(prompts, grammar, **options)
+            said = [[first - 0.9, *(x - 0.3 for x in rest), 0.0] for first, *rest, _ in sampled.log_probabilities]
+            return dataclasses.replace(sampled, log_probabilities=said)
+
+    def warnings():
+        ours = [record for record in caplog.records if record.name.startswith("flexrec")]
+        return [record.getMessage() for record in ours if record.levelno >= logging.WARNING]
+
+    def compared(curves):
+        wide = curves.pivot(index="step", columns="metric", values="value").loc[1:]
+        return [wide[f"sampling/logprob_difference_{name}"].tolist() for name in ("mean", "max")]
+
+    settings = SETTINGS.model_copy(update={"iterations": iterations})
+    _, curves = _train(tiny_folder, tmp_path / "own", settings)
+    means, largest = compared(curves)
+    assert len(means) == 4
+    assert all(0 <= mean <= most < 1e-4 for mean, most in zip(means, largest, strict=True))
+    assert warnings() == []
+    _, curves = _train(tiny_folder, tmp_path / "other", settings, sampler=Elsewhere)
+    means, largest = compared(curves)
+    # also at the second update from the same rollouts, when the policy is another already
+    assert means == pytest.approx([0.5] * 4, abs=1e-4)
+    assert largest == pytest.approx([0.9] * 4, abs=1e-4)
+    (warning,) = warnings()
+    assert "step 1: " in warning
+    assert "differ by 0.5 nats a token" in warning
+    assert "take `generation: {kind: shared_prompt}`" in warning
 
 
 def test_warm_up_fits_the_optimal_lists(tiny_folder, tmp_path):

@@ -21,6 +21,7 @@ from torch.nn import functional
 from flexrec.errors import InputError
 from flexrec.policy import attention
 from flexrec.policy.attention import AnswerPass, DecodingPass, LastPass, PromptPass
+from flexrec.policy.distribution import output_matrix
 from flexrec.policy.lean_layer import LeanLayer, signed
 
 # Families whose forward pass is the plain one that `Decoder` repeats; each is compared with its own in the tests.
@@ -112,17 +113,13 @@ class Decoder:
     def __init__(self, model: Any, *, checkpointing: bool = False) -> None:
         self.model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.head = output_matrix(model)
         config = base.config
         if config.model_type not in FAMILIES:
             raise InputError(
                 f"the shared-prompt engine knows the families {', '.join(FAMILIES)}, not {config.model_type}; "
                 "`decoding.engine: replicated` works with any causal language model, more slowly"
             )
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-            if getattr(config, name, None) not in (None, 1.0):
-                raise InputError(
-                    f"models with `{name}` are not supported: their logits are changed after the output matrix"
-                )
         # families without sliding windows have no such fields
         sliding = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
         if sliding or (config.model_type == "mistral" and config.sliding_window is not None):
@@ -138,7 +135,6 @@ class Decoder:
         decoder = base.get_decoder()
         self._embed, self._norm, self._rotary = decoder.embed_tokens, decoder.norm, decoder.rotary_emb
         self._layers = list(decoder.layers[: config.num_hidden_layers])
-        self.head = base.get_output_embeddings()
         self.untrained = self._untrained()
 
     def _untrained(self) -> int:

@@ -6,14 +6,52 @@ vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from flexrec.errors import InputError
 from flexrec.policy.grammar import Constraints, Cursor, Grammar, Kind
+
+FREE_AT_ONCE = 2**26
+"""Most logits of free positions that are held at once: 256 MiB in float32, and a few times as much around them."""
+
+
+def output_matrix(model: Any) -> nn.Linear:
+    """The output matrix of a causal language model, looking through a PEFT wrapper.
+
+    Where the answer is constrained, single columns are read from its weights: the logits have to be the last hidden
+    state times this matrix, and nothing else.
+
+    Raises:
+        InputError: There is no such matrix, an adapter or another module stands in its place (LoRA on it, a trained
+            copy of it), or the model changes its logits afterwards.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = base.config.get_text_config()
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1.0):
+            raise InputError(
+                f"models with `{name}` are not supported: their logits are changed after the output matrix. "
+                "Take a base model without it"
+            )
+    head = base.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{type(base).__name__} has no output matrix: a causal language model is needed")
+    # the adapters of PEFT, quantised layers and parametrised ones are of other types
+    if type(head) is not nn.Linear:
+        name = next(name for name, module in base.named_modules() if module is head)
+        kind = type(head)
+        raise InputError(
+            f"the output matrix `{name}` is not a plain torch.nn.Linear but {kind.__module__}.{kind.__qualname__}. "
+            "Log-probabilities are read from its weights, so that an adapter there would neither count nor be "
+            f"trained: leave `{name}` out of the adapter's `targets` (and PEFT's `modules_to_save`)"
+        )
+    return head
 
 
 @dataclass(frozen=True)
@@ -65,14 +103,48 @@ def token_values(
             columns = torch.tensor(grammar.choices, device=device)
             allowed = torch.as_tensor(constraints.allowed, device=device)[at]
             table = _log_softmax(_choice_logits(head, hidden[at], columns), allowed, temperature)
-            target = torch.searchsorted(columns, completions[at])
+            found = _read(table, torch.searchsorted(columns, completions[at]), entropies)
         else:
-            table = _log_softmax(_free_logits(head, hidden[at], grammar), None, temperature)
-            target = completions[at]
-        values = values.masked_scatter(at, table.gather(1, target[:, None])[:, 0])
+            found = _free_values(head, hidden[at], completions[at], grammar, temperature, entropies)
+        values = values.masked_scatter(at, found[0])
         if spreads is not None:
-            spreads = spreads.masked_scatter(at, _entropy(table))
+            spreads = spreads.masked_scatter(at, found[1])
     return values, spreads
+
+
+def _read(table: Float[Tensor, "n C"], target: Int[Tensor, " n"], entropies: bool) -> tuple[Float[Tensor, " n"], ...]:
+    """Of each row of log-probabilities the one at `target`, and its entropy if asked for."""
+    values = table.gather(1, target[:, None])[:, 0]
+    return (values, _entropy(table)) if entropies else (values,)
+
+
+def _free_values(
+    head: Any,
+    hidden: Float[Tensor, "n d"],
+    target: Int[Tensor, " n"],
+    grammar: Grammar,
+    temperature: float,
+    entropies: bool,
+) -> tuple[Float[Tensor, " n"], ...]:
+    """What `_read` finds at free positions, never with more than `FREE_AT_ONCE` logits at once.
+
+    Every position has those of the whole vocabulary: 256 answers with 128 tokens of reasoning have 5e9 of Qwen's.
+    """
+
+    def compute(hidden: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        return _read(_log_softmax(_free_logits(head, hidden, grammar), None, temperature), target, entropies)
+
+    size = max(1, FREE_AT_ONCE // len(head.weight))
+    if len(hidden) <= size:
+        return compute(hidden, target)
+    run: Callable[[Tensor, Tensor], tuple[Tensor, ...]] = compute
+    if torch.is_grad_enabled():
+        from torch.utils.checkpoint import checkpoint
+
+        # a graph would keep all the tables; nothing in them is random
+        run = partial(checkpoint, compute, use_reentrant=False, preserve_rng_state=False)
+    pieces = [run(*piece) for piece in zip(hidden.split(size), target.split(size), strict=True)]
+    return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))
 
 
 Draw = Callable[[Tensor, torch.Generator], Tensor]
@@ -126,8 +198,11 @@ class Writer:
 
     def finished(self) -> bool:
         """Whether every answer is complete; writes what has become certain: the last identifier and closing tags."""
-        # a choice that is not certain may still follow
-        if any(cursor.kind is not Kind.DONE and cursor.choices_left > 1 for cursor in self._cursors):
+        # a choice that is not certain may still follow; with one candidate nothing else is uncertain but the reasoning
+        if any(
+            cursor.kind is Kind.FREE or (cursor.kind is not Kind.DONE and cursor.choices_left > 1)
+            for cursor in self._cursors
+        ):
             return False
         for row, cursor in enumerate(self._cursors):
             while cursor.kind is not Kind.DONE:

@@ -120,7 +120,9 @@ class SharedPromptEngine:
         hidden = encoded.last[group][:, None]
         length = completions.shape[1]
         if length > 1:
-            slot, slots = _slots(group)
+            reused = self._memory is not None and self._decoder.untrained > 0
+            # a trainer shuffles its rollouts between the reference's reading and the update's
+            slot, slots = _slots(group, _lexicographic(completions) if reused else None)
             # unused slots hold padding, read by nobody; tokens after the end of an answer are seen by none before it
             packed = completions.new_full((len(unique), slots, length - 1), self._pad_token)
             packed[group, slot] = completions[:, :-1]
@@ -242,9 +244,19 @@ def _drops(model: Any) -> bool:
     return any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
 
 
-def _slots(group: Int[Tensor, " N"]) -> tuple[Int[Tensor, " N"], int]:
-    """A place for every row among the rows of its group, and the size of the largest group."""
-    order = torch.argsort(group, stable=True)
+def _lexicographic(rows: Int[Tensor, "N T"]) -> Int[Tensor, " N"]:
+    """The place of every row among the different rows in ascending order."""
+    return torch.unique(rows, dim=0, return_inverse=True)[1]
+
+
+def _slots(group: Int[Tensor, " N"], within: Int[Tensor, " N"] | None) -> tuple[Int[Tensor, " N"], int]:
+    """A place for every row among the rows of its group, and the size of the largest group.
+
+    Args:
+        group: Of every row.
+        within: By what the rows of a group are ordered; None: as they come.
+    """
+    order = torch.argsort(group if within is None else group * (within.max() + 1) + within, stable=True)
     sizes = torch.bincount(group)
     starts = sizes.cumsum(0) - sizes
     slot = torch.empty_like(group)

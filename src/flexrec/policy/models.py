@@ -189,8 +189,15 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, *, device: str = "cpu") -> Any:
-    """The base model of a folder, in the dtype that it was saved in."""
+def default_device() -> str:
+    """Where a model ranks unless told otherwise: on the GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_base(folder: Path, *, device: str | None = None) -> Any:
+    """The base model of a folder, in the dtype that it was saved in, on `device` (None: `default_device`)."""
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -199,19 +206,21 @@ def load_base(folder: Path, *, device: str = "cpu") -> Any:
     # sampling settings of an instruct checkpoint apply silently otherwise
     for name in ("temperature", "top_k", "top_p"):
         setattr(model.generation_config, name, None)
-    return model.to(device)
+    return model.to(device or default_device())
 
 
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def load_policy(base_folder: Path, checkpoint: Path | None, *, device: str = "cpu", trainable: bool = False) -> Any:
+def load_policy(
+    base_folder: Path, checkpoint: Path | None, *, device: str | None = None, trainable: bool = False
+) -> Any:
     """The base model, or a checkpoint trained from it (a LoRA adapter, or all weights).
 
     Args:
         base_folder: Folder of the base model.
         checkpoint: Folder written by `save_policy`; None for the untrained model.
-        device: Torch device.
+        device: Torch device; None for `default_device`.
         trainable: Whether the adapter's weights require gradients.
     """
     if checkpoint is None:

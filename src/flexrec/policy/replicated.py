@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flexrec.policy.distribution import Rollouts, Writer, pad_prompts, token_values
+from flexrec.policy.distribution import Rollouts, Writer, output_matrix, pad_prompts, token_values
 from flexrec.policy.grammar import Constraints, Grammar
 
 
@@ -25,13 +25,16 @@ class ReplicatedEngine:
 
     Attributes:
         head: The output matrix, as a module.
+
+    Raises:
+        InputError: Logits that are something else (`output_matrix`).
     """
 
     def __init__(self, model: Any, pad_token: int) -> None:
         self.model = model
         self._pad_token = pad_token
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._decoder, self.head = base.get_decoder(), base.get_output_embeddings()
+        self._decoder, self.head = base.get_decoder(), output_matrix(model)
 
     def score(
         self,

@@ -17,7 +17,7 @@ class AdapterSettings(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        description="Names of the adapted linear layers",
+        description="Names of the adapted linear layers; not the output matrix",
     )
     upper_layers: int | None = Field(
         None, ge=1, description="Adapt only this many layers from the top: no backward pass below; None adapts all"

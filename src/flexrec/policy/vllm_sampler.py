@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,7 +116,7 @@ class Engine(Protocol):
         """The answers to each request."""
         ...
 
-    def load(self, weights: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+    def load(self, weights: "MergedWeights") -> None:
         """Replace the model's weights; names as in its Hugging Face folder."""
         ...
 
@@ -188,7 +187,7 @@ class VllmSampler:
 
     def refresh(self, model: Any) -> None:
         """Give vLLM the weights of a model, adapters merged; what it had cached of prompts is forgotten."""
-        self._engine.load(partial(merged_weights, model))
+        self._engine.load(MergedWeights(model))
 
 
 def sampled_tokens(grammar: Grammar) -> int:
@@ -266,8 +265,41 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Any]]:
     Raises:
         InputError: An adapter that is not LoRA.
     """
+    for name, weight, lora in _unmerged_weights(model):
+        total = weight
+        if lora is not None:
+            names = [adapter for adapter in lora.active_adapters if adapter in lora.lora_A]
+            deltas = [lora.get_delta_weight(adapter).detach().float() for adapter in names]
+            total = sum(deltas, weight.float()).to(weight.dtype)
+        yield name, total
+
+
+class MergedWeights:
+    """`merged_weights` of a model, made anew at every call.
+
+    Args:
+        model: The model; it may have been trained on from one call to the next.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self) -> Iterator[tuple[str, Any]]:
+        """One tensor at a time."""
+        return merged_weights(self._model)
+
+    def forms(self) -> list[tuple[str, str, list[int]]]:
+        """Name, type and shape of each, in their order; none is made for it."""
+        return [
+            (name, str(weight.dtype).removeprefix("torch."), list(weight.shape))
+            for name, weight, _ in _unmerged_weights(self._model)
+        ]
+
+
+def _unmerged_weights(model: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The base model's weights under those names, each with the LoRA layer that adds to it; None where none does."""
     if not hasattr(model, "get_base_model"):
-        yield from ((name, weight.detach()) for name, weight in model.named_parameters())
+        yield from ((name, weight.detach(), None) for name, weight in model.named_parameters())
         return
     from peft.tuners.lora import LoraLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -280,16 +312,11 @@ def merged_weights(model: Any) -> Iterator[tuple[str, Any]]:
         # PEFT's linear layers have the method, their common base class does not
         lora: Any = module
         for part, weight in lora.get_base_layer().named_parameters():
-            total = weight.detach()
-            if part == "weight":
-                names = [adapter for adapter in lora.active_adapters if adapter in lora.lora_A]
-                deltas = [lora.get_delta_weight(adapter).detach().float() for adapter in names]
-                total = sum(deltas, total.float()).to(weight.dtype)
-            yield f"{name}.{part}", total
+            yield f"{name}.{part}", weight.detach(), lora if part == "weight" else None
     prefixes = tuple(f"{name}." for name, _ in adapted)
     for name, weight in base.named_parameters():
         if not name.startswith(prefixes):
-            yield name, weight.detach()
+            yield name, weight.detach(), None
 
 
 class ColocatedEngine:
@@ -351,7 +378,7 @@ class ColocatedEngine:
             for output in self._llm.generate(prompts, parameters, use_tqdm=False)
         ]
 
-    def load(self, weights: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+    def load(self, weights: MergedWeights) -> None:
         """Replace the model's weights."""
         self._llm.collective_rpc("load_flexrec_weights", kwargs={"weights": weights()})
         self._llm.reset_prefix_cache()
@@ -434,7 +461,7 @@ class ServerEngine:
         choices = sorted(self._ask("/v1/completions", body)["choices"], key=lambda choice: choice["index"])
         return [(choice["token_ids"], choice["logprobs"]["token_logprobs"]) for choice in choices]
 
-    def load(self, weights: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+    def load(self, weights: MergedWeights) -> None:
         """Replace the model's weights."""
         if self._settings.weights == "folder":
             self._load_from_folder(weights)
@@ -442,7 +469,7 @@ class ServerEngine:
             self._load_over_nccl(weights)
         self._ask("/reset_prefix_cache", {})
 
-    def _load_from_folder(self, weights: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+    def _load_from_folder(self, weights: MergedWeights) -> None:
         from safetensors.torch import save_file
 
         folder = self._settings.weights_folder
@@ -457,7 +484,7 @@ class ServerEngine:
             partial_file.unlink(missing_ok=True)
         self._ask("/collective_rpc", {"method": "load_flexrec_weights", "kwargs": {"file": str(target.resolve())}})
 
-    def _load_over_nccl(self, weights: Callable[[], Iterator[tuple[str, Any]]]) -> None:
+    def _load_over_nccl(self, weights: MergedWeights) -> None:
         """TRL's own way: the trainer and the server's workers form one NCCL group."""
         import torch
 
@@ -471,5 +498,4 @@ class ServerEngine:
 
             self._client = VLLMClient(base_url=self._url, connection_timeout=self._settings.timeout)
             self._client.init_communicator(device=torch.device("cuda", torch.cuda.current_device()))
-        metadata = [(name, str(weight.dtype).removeprefix("torch."), list(weight.shape)) for name, weight in weights()]
-        self._client.update_named_params(metadata, weights())
+        self._client.update_named_params(weights.forms(), weights())

@@ -76,7 +76,8 @@ def load_rewriter(
     from flexrec.rewriting.rewriter import Rewriter
     from flexrec.rl.warm_up import add_adapter
 
-    model = load_policy(base_model, checkpoint)
+    # a trainer takes the model to its own device
+    model = load_policy(base_model, checkpoint, device=None if adapter is None else "cpu")
     if adapter is not None:
         model = add_adapter(model, adapter, seed)
     return Rewriter(model, load_tokenizer(base_model), settings, shown=shown, items=items_name, decoding=decoding)

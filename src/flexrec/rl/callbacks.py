@@ -20,7 +20,7 @@ CURVES = {
     "grad_norm": "gradient_norm",
     "clip_ratio/region_mean": "clipped",
 }
-PREFIXES = ("validation/", "advantage/", "weight/", "answer/", "value/", COST_PREFIX)
+PREFIXES = ("validation/", "advantage/", "weight/", "answer/", "value/", "sampling/", COST_PREFIX)
 COMPLETE = "complete"
 
 

@@ -9,12 +9,14 @@ keeps the optimiser, the clipped loss, the KL term, the entropy bonus, checkpoin
    to the group of rollouts, or come from a value head (`flexrec.rl.ppo`), which is trained and saved with the policy
    but is no part of it;
 3. log-probabilities are computed under the same grammar and with shared prompts
-   (`_get_per_token_logps_and_entropies`);
+   (`_get_per_token_logps_and_entropies`), and compared with those of the sampler, which the update takes for the same
+   (`_compare_with_sampler`);
 4. where the importance ratio is that of an item, the loss is given old log-probabilities that make it so (`_complete`).
 
 What is not about rankings stands in `flexrec.rl.shared_prompt_trainer`.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,11 @@ from flexrec.rl.ppo import (
 from flexrec.rl.settings import MethodSettings, RlSettings
 from flexrec.rl.shared_prompt_trainer import SharedPromptTrainer, train
 
+logger = logging.getLogger(__name__)
+
 VALUE_HEAD = "value_head.safetensors"
+MOST_DIFFERENCE = 0.1
+"""Nats a token between sampler and policy that are no rounding any more: bfloat16 makes some 0.02."""
 
 
 class RankingTrainer(SharedPromptTrainer):
@@ -87,6 +93,7 @@ class RankingTrainer(SharedPromptTrainer):
         self.ranker, self.examples, self.method = ranker, examples, method
         self._count = len(examples[0].gains)
         self._sampler = sampler
+        self._warned = False
         self._value_head: ValueHead | None = None
         self._batch: dict[str, Any] | None = None
         super().__init__(
@@ -241,8 +248,9 @@ class RankingTrainer(SharedPromptTrainer):
 
     def _complete(self, batch: dict[str, Any], logps: Float[Tensor, "N T"], states: Float[Tensor, "N T d"]) -> None:
         """Add to the batch of an update what TRL's loss does not know."""
+        old = batch.get("old_per_token_logps", logps.detach())
+        self._compare_with_sampler(batch["sampling_per_token_logps"], old)
         if self.method.importance == "item":
-            old = batch.get("old_per_token_logps", logps.detach())
             # the loss takes the logarithm of the ratio from the difference of the two
             batch["old_per_token_logps"] = logps - mean_over_items(logps - old, batch["ranks"])
         if self._value_head is not None:
@@ -256,6 +264,28 @@ class RankingTrainer(SharedPromptTrainer):
                 self.method.ppo.value_clip,
             )
             self._metrics["train"]["value/loss"].append(batch["value_loss"].item())
+
+    def _compare_with_sampler(self, sampled: Float[Tensor, "N T"], own: Float[Tensor, "N T"]) -> None:
+        """Log how far the sampler's log-probabilities are from those of the policy that sampled; warn once if far.
+
+        Tokens that were certain, and padding, are 0 on both sides and do not count.
+        """
+        differences = (sampled - own).abs()[(sampled != 0) | (own != 0)]
+        mean, largest = (differences.mean().item(), differences.max().item()) if len(differences) else (0.0, 0.0)
+        self._metrics["train"]["sampling/logprob_difference_mean"].append(mean)
+        self._metrics["train"]["sampling/logprob_difference_max"].append(largest)
+        # the ranker's own engine has no weights but the policy's
+        if mean > MOST_DIFFERENCE and self._sampler is not None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "step %d: the log-probabilities that came with the rollouts differ by %.2g nats a token from the "
+                "policy's own; rounding to bfloat16 makes some 0.02. They may come of old weights or of another model, "
+                "and the update takes them for the policy's. See that vLLM was started with the base model of this "
+                "training and in its `dtype`, that new weights reach it (`generation.weights`), and that it applies "
+                "the temperature and the grammar (docs/backends.md); or take `generation: {kind: shared_prompt}`.",
+                self.state.global_step + 1,
+                mean,
+            )
 
     def _scored(self, logps: Float[Tensor, "N T"], states: Float[Tensor, "N T d"]) -> None:
         if self._batch is not None:

@@ -92,7 +92,8 @@ def train_on_tables(
 
     if (own := own_adapter(method)) is not None:
         checkpoint, adapter = None, own
-    model = load_policy(base_model, checkpoint, trainable=True)
+    # the trainer takes it to its own device, after a vLLM in this process has taken its share of the memory
+    model = load_policy(base_model, checkpoint, device="cpu", trainable=True)
     if checkpoint is None:
         model = add_adapter(model, adapter or AdapterSettings(), seed)
     ranker = Ranker(model, load_tokenizer(base_model), prompt, decoding)

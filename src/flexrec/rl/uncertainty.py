@@ -56,6 +56,9 @@ def swap_reward_variances(
     With $S_k = \sum_{j>k} s_j^2$ and $P_k = \sum_{j>k} (d_k - d_j) s_j^2 = \sum_{l \ge k} b_l S_l$, the second sum is
     $\sum_{l \ge k} (b_l^2 S_l + 2 b_l P_{l+1})$.
 
+    How sure the reward of one item is. For analysis, and timed in the benchmarks: no update uses it, a rollout is
+    weighted by the variance of its whole list (`sequence_variances`).
+
     Args:
         ranked_variances: Variances of the gains in the order of the rollout, >= 0; 0 for an observed label.
         idcg: IDCG of each list, >= 0; may broadcast over the batch.

@@ -49,7 +49,8 @@ def train_warm_up(
     """Fine-tune the base model on the optimal lists of training instances."""
     from flexrec.rl.warm_up import add_adapter, warm_up
 
-    model = add_adapter(load_base(base_model), adapter, seed)
+    # the trainer takes it to its own device
+    model = add_adapter(load_base(base_model, device="cpu"), adapter, seed)
     ranker = Ranker(model, load_tokenizer(base_model), prompt, decoding)
     training = labelled_instances[labelled_instances[Columns.SPLIT] == "train"]
     examples = make_examples(
