@@ -62,6 +62,21 @@ def test_certain_tokens_are_added_to_an_answer():
     assert complete_answer(FREE, [5, 5, 5, 5], [-1.0] * 4) == ([5, 5, 5, 5], [-1.0] * 4)
 
 
+def test_of_one_candidate_the_reasoning_alone_is_sampled():
+    grammar = dataclasses.replace(
+        LETTERS,
+        identifiers=((1,),),
+        reasoning_closed=lambda tokens: tokens[-1] == 6,
+        reasoning_end=(6,),
+        max_reasoning=3,
+    )
+    assert complete_answer(grammar, [5, 6], [-1.0, -2.0]) == ([5, 6, 1], [-1.0, -2.0, 0.0])
+    assert complete_answer(grammar, [5, 5, 5, 6], [-1.0] * 4) == ([5, 5, 5, 6, 1], [-1.0, -1.0, -1.0, 0.0, 0.0])
+    with pytest.raises(InputError, match="ended an answer after 1 tokens"):
+        complete_answer(grammar, [5], [-1.0])
+    assert complete_answer(dataclasses.replace(LETTERS, identifiers=((1,),)), [], []) == ([1], [0.0])
+
+
 @pytest.mark.parametrize(
     ("grammar", "tokens", "message"),
     [

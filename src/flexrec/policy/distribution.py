@@ -198,11 +198,8 @@ class Writer:
 
     def finished(self) -> bool:
         """Whether every answer is complete; writes what has become certain: the last identifier and closing tags."""
-        # a choice that is not certain may still follow; with one candidate nothing else is uncertain but the reasoning
-        if any(
-            cursor.kind is Kind.FREE or (cursor.kind is not Kind.DONE and cursor.choices_left > 1)
-            for cursor in self._cursors
-        ):
+        # a choice that is not certain may still follow
+        if any(cursor.kind is not Kind.DONE and cursor.choices_left > 1 for cursor in self._cursors):
             return False
         for row, cursor in enumerate(self._cursors):
             while cursor.kind is not Kind.DONE:

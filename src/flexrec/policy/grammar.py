@@ -148,8 +148,10 @@ class Cursor:
 
     @property
     def choices_left(self) -> int:
-        """Identifiers that the answer has not named yet; all of them while it can still do anything."""
-        return len(self._remaining) if self._grammar.constrained else len(self._grammar.identifiers) + 1
+        """Identifiers that the answer has not named yet; more than there are while it can still do anything."""
+        if self._reasoning or not self._grammar.constrained:
+            return len(self._grammar.identifiers) + 1
+        return len(self._remaining)
 
     def advance(self, token: int) -> None:
         """Put `token` at the current position and go to the next."""
