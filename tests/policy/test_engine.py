@@ -15,26 +15,7 @@ from flexrec.policy.distribution import pad_prompts
 from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.lora import in_model_type
-
-END = 69
-PAD = 0
-
-
-def letters(count, **options):
-    return Grammar(
-        tuple((10 + index,) for index in range(count)), constrained=True, end_token=END, max_length=80, **options
-    )
-
-
-def reasoning(count):
-    return letters(
-        count,
-        opening=(60, 61),
-        closing=(62,),
-        reasoning_closed=lambda tokens: tokens[-1] == 50,
-        reasoning_end=(50,),
-        max_reasoning=5,
-    )
+from made_grammars import END, PAD, letters, reasoning
 
 
 def batch(grammar, *, prompts, rollouts, seed=0, model):

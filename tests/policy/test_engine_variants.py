@@ -9,29 +9,13 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gem
 
 from flexrec.errors import InputError
 from flexrec.policy.engine import make_engine
-from flexrec.policy.grammar import Grammar, Kind, follow
+from flexrec.policy.grammar import Kind, follow
 from flexrec.policy.lora import in_model_type
 from flexrec.policy.settings import AdapterSettings
 from flexrec.rl.warm_up import add_adapter
+from made_grammars import FIRST, PAD, letters, reasoning
 
-PAD, END, FIRST = 0, 69, 10
 ENGINES = ("shared_prompt", "replicated")
-
-
-def letters(count, **options):
-    names = tuple((FIRST + index,) for index in range(count))
-    return Grammar(names, constrained=True, end_token=END, max_length=40, **options)
-
-
-def reasoning(count):
-    return letters(
-        count,
-        opening=(60, 61),
-        closing=(62,),
-        reasoning_closed=lambda tokens: tokens[-1] == 50,
-        reasoning_end=(50,),
-        max_reasoning=5,
-    )
 
 
 def own_log_probabilities(model, prompt, answer):

@@ -3,6 +3,7 @@ import pytest
 
 from flexrec.ranking.statistics import holm
 from flexrec.study.collection import collect
+from flexrec.study.paper import near_random_rows
 from flexrec.study.rows import readable_count
 from made_study import metrics_of, result, tables_of
 
@@ -20,6 +21,23 @@ def test_rows_stand_in_order_with_those_of_the_paper_last(tables):
         "",
         "",
     )
+
+
+def test_the_papers_search_rows_stand_beside_every_judgment(settings, options, how):
+    """ESCI's judgments are all there, and its task runs with all of them."""
+    esci = result("flexrec", 0, need="search", dataset="esci", density=1.0)
+    names = {"search": {"title": "search", "needs": ["search"]}}
+    (table,) = tables_of(
+        collect([esci]), settings, options.model_validate({**options.model_dump(), "tables": names}), how
+    )
+    own = {row[0].text: row[1].text for row in table.rows if row[0].text.startswith("the paper")}
+    assert len(own) == 7
+    assert own["the paper: FlexRec (Qwen2.5-3B)"] == "0.528"
+    # and those that are near a random order are told with the task, whatever its density
+    near = near_random_rows("esci", "search")
+    assert [(row.method, row.metrics["ndcg_at_5"]) for row in near] == [
+        ("star", 0.412), ("untrained", 0.502), ("untrained", 0.449),
+    ]  # fmt: skip
 
 
 def test_a_row_holds_its_interval_its_tests_and_its_costs(tables):

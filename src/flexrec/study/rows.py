@@ -12,9 +12,9 @@ from flexrec.reporting.tables import Cell
 from flexrec.study.collection import BASELINE, OTHER, TRAINED, UNTRAINED, WARMED_UP
 from flexrec.study.paper import PaperRow
 from flexrec.study.settings import CrossSettings
-from flexrec.study.statistics import ROW, where
+from flexrec.study.statistics import GROUP, ROW, where
 
-_OF_ROW = [Columns.METHOD, "kind", "trained_on"]
+_OF_ROW = [name for name in ROW if name not in GROUP]
 _KINDS = (BASELINE, OTHER, UNTRAINED, WARMED_UP, TRAINED)
 SIDE = {"invalid_rate": "invalid", "kendall_tau": "tau"}
 """Metrics that every table has beside those of its study, and their headings."""
