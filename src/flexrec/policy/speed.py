@@ -5,8 +5,8 @@ import time
 import torch
 
 SIZE, TAKES = 768, 5
-WORTH_SAYING = 1.3
-"""Times as fast, from which on another type is worth a hint."""
+WORTH_CHANGING = 1.3
+"""Times as fast, from which on another type is worth twice the memory."""
 
 
 def float32_speed() -> float:
@@ -24,17 +24,21 @@ def float32_speed() -> float:
     return seconds[torch.bfloat16] / seconds[torch.float32]
 
 
+def prefers_float32(times: float) -> bool:
+    """Whether a CPU that is `times` as fast in float32 as in bfloat16 should compute in float32."""
+    return times >= WORTH_CHANGING
+
+
 def hint_about_types(dtype: str, *, gpu: bool) -> str | None:
-    """A sentence for users whose CPU is slow in bfloat16, if it is.
+    """A sentence for users whose model is to compute in bfloat16 on a CPU that is slow in it.
 
     Args:
-        dtype: Of the model.
+        dtype: Of the entry of `models.yml`; `auto` has chosen for itself.
         gpu: Whether the model runs on one.
     """
-    if gpu or dtype != "bfloat16" or (times := float32_speed()) < WORTH_SAYING:
+    if gpu or dtype != "bfloat16" or not prefers_float32(times := float32_speed()):
         return None
     return (
-        f"this CPU multiplies {times:.1f} times as fast in float32 as in bfloat16: an entry of conf/base/models.yml "
-        "with `dtype: float32`, such as `--params model=smollm2-135m-float32`, trains faster here and needs twice the "
-        "memory"
+        f"this CPU multiplies {times:.1f} times as fast in float32 as in bfloat16: with `dtype: auto` or `float32` in "
+        "conf/base/models.yml the model trains faster here and needs twice the memory"
     )

@@ -1,10 +1,12 @@
 """The report."""
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from flexrec.policy.models import saved_dtype
 from flexrec.ranking.task import Needs
 from flexrec.reporting.examples import select_examples
 from flexrec.reporting.figures import (
@@ -45,6 +47,7 @@ def write_report(
     critic_reliability: pd.DataFrame,
     critic_calibration: dict[str, Any],
     task_report: dict[str, Any],
+    base_model: Path,
     needs: Needs,
     settings: ReportSettings,
     dataset: str,
@@ -59,6 +62,7 @@ def write_report(
         dataset=dataset,
         needs=list(needs.root),
         model=model,
+        dtype=saved_dtype(base_model),
         layout=layout,
         method=method,
         density=density,

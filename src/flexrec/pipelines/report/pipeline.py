@@ -36,6 +36,7 @@ def create_pipeline() -> Pipeline:
                     "critic_reliability",
                     "critic_calibration",
                     "task_report",
+                    "base_model",
                     "params:needs_asked",
                     "params:report",
                     "params:dataset",
