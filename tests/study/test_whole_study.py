@@ -1,7 +1,6 @@
 """A study in the test environment: what is missing runs, what is there is reused, what is lost is made again."""
 
 import json
-import time
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -103,11 +102,9 @@ def test_a_study_from_its_plan_to_its_tables(study):
         assert json.loads((study.folder / "figures" / f"{figure}.json").read_text())["layout"]
 
     # then there is nothing to do, and it takes no process to know
-    start = time.process_time()
     run = study.run()
     assert study.started == []
     assert run.reused == {"compare_study", "tabulate_study", "draw_rows", "write_study_page"}
-    assert time.process_time() - start < 10
 
 
 def test_a_study_that_cannot_be_run_is_refused_before_anything_runs(study):
