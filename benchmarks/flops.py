@@ -19,13 +19,26 @@ from typing import Any
 SIZES = {"cuda": 8192, "cpu": 2048}
 
 
+LONGEST_PRODUCT = 2.0
+"""Seconds. CPUs without bfloat16 products need a minute for one of the usual size."""
+
+
 def matrix_rate(device: str, dtype: str, *, size: int | None = None, repetitions: int = 10) -> float:
-    """Best measured rate of a square matrix product, in FLOP/s."""
+    """Best measured rate of a square matrix product, in FLOP/s; a smaller one where that takes longer than seconds."""
+    goal = size or SIZES[device]
+    n = max(1, goal // 8)
+    seconds = _product_seconds(device, dtype, n, 2)
+    while n < goal and 8 * seconds < LONGEST_PRODUCT:
+        n = min(2 * n, goal)
+        seconds = _product_seconds(device, dtype, n, 2)
+    return 2 * n**3 / _product_seconds(device, dtype, n, repetitions)
+
+
+def _product_seconds(device: str, dtype: str, n: int, repetitions: int) -> float:
     import torch
 
     from benchmarks.common import synchronise
 
-    n = size or SIZES[device]
     left = torch.randn(n, n, device=device, dtype=getattr(torch, dtype))
     right = torch.randn(n, n, device=device, dtype=getattr(torch, dtype))
     best = float("inf")
@@ -35,7 +48,7 @@ def matrix_rate(device: str, dtype: str, *, size: int | None = None, repetitions
         torch.mm(left, right)
         synchronise(device)
         best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best
+    return best
 
 
 def update_flops(

@@ -227,6 +227,18 @@ def test_prompts_have_exactly_the_length_asked_for(run, smollm2_tokenizer):
     assert prompts[0].tokens != prompts[1].tokens
 
 
+@pytest.mark.parametrize(("rate", "sizes"), [(1e12, [256, 512, 1024, 2048]), (3e8, [256, 512])])
+def test_the_rate_of_products_takes_seconds_on_any_processor(project_root, monkeypatch, rate, sizes):
+    monkeypatch.syspath_prepend(str(project_root))
+    from benchmarks import flops
+
+    asked = []
+    monkeypatch.setattr(flops, "_product_seconds", lambda *at: asked.append(at[2:]) or 2 * at[2] ** 3 / rate)
+    assert flops.matrix_rate("cpu", "bfloat16") == pytest.approx(rate)
+    # of the largest one that takes no more than seconds, ten
+    assert asked == [*((size, 2) for size in sizes), (sizes[-1], 10)]
+
+
 def test_needed_operations_by_hand(run):
     from benchmarks.flops import step_flops, update_flops
 
