@@ -18,7 +18,6 @@ from typing import Any
 
 SIZES = {"cuda": 8192, "cpu": 2048}
 
-
 LONGEST_PRODUCT = 2.0
 """Seconds. CPUs without bfloat16 products need a minute for one of the usual size."""
 

@@ -53,6 +53,15 @@ def test_the_type_is_the_one_that_the_machine_is_fast_in(monkeypatch, caplog, dt
     assert len(told) == (dtype == "auto" and chosen == torch.float32)
 
 
+@pytest.mark.parametrize(("times", "chosen"), [(0.5, "bfloat16"), (80.0, "float32")])
+def test_the_folder_is_in_that_type(monkeypatch, tiny_folder, tmp_path, times, chosen) -> None:
+    monkeypatch.setattr(speed, "float32_speed", lambda: times)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    prepare_base_model(FolderModel(source="folder", path=str(tiny_folder)), tmp_path, tmp_path)
+    assert saved_dtype(tmp_path) == chosen
+    assert {str(weight.dtype) for weight in load_base(tmp_path, device="cpu").parameters()} == {f"torch.{chosen}"}
+
+
 @pytest.mark.parametrize(
     "spec", [{"source": "folder", "path": "."}, {"source": "hub", "repository": "a", "revision": "b"}]
 )
@@ -78,9 +87,8 @@ def test_the_default_is_a_plain_folder_of_the_right_size(smollm2_folder, smollm2
     assert str(smollm2_folder.parent) not in json.dumps(config)
     # 134.5 million weights, the embedding counted once: 49152 x 576, and 30 layers
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    # the type that this machine is fast in
-    assert {p.dtype for p in model.parameters()} == {torch_dtype("auto")}
-    assert saved_dtype(smollm2_folder) == str(torch_dtype("auto")).removeprefix("torch.")
+    # the one that this machine was found to be fast in when the folder was made
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, saved_dtype(smollm2_folder))}
     assert model.get_input_embeddings().weight.data_ptr() == model.get_output_embeddings().weight.data_ptr()
     assert config["tie_word_embeddings"]
 

@@ -10,7 +10,10 @@ WORTH_CHANGING = 1.3
 
 
 def float32_speed() -> float:
-    """How many times as fast this CPU multiplies matrices in float32 as in bfloat16; takes a fraction of a second."""
+    """How many times as fast this CPU multiplies matrices in float32 as in bfloat16.
+
+    Takes a fraction of a second, and some seconds where bfloat16 is slowest.
+    """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(SIZE, SIZE, dtype=dtype)
