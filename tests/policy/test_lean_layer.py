@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flexrec.policy.attention import DecodingPass
+from flexrec.policy.attention import decoding_passes
 from flexrec.policy.decoder import Decoder
 from flexrec.policy.engine import SharedPromptEngine
 from flexrec.policy.grammar import Grammar, follow
@@ -54,7 +54,7 @@ def both(model, dtype, *, steps=3):
     generator = torch.Generator().manual_seed(0)
     keys, values = (torch.randn(2, 2, 7, 8, generator=generator).to(dtype) for _ in range(2))
     seen = torch.tensor([[True] * 7, [True] * 5 + [False] * 2])[:, None, None]
-    parts = [DecodingPass(keys, values, seen, 3, steps) for _ in range(2)]
+    parts = list(decoding_passes(iter([(keys, values)] * 2), seen, 3, steps, 2))
     found = []
     with torch.no_grad():
         for step in range(steps):

@@ -299,11 +299,10 @@ class Decoder:
 
     def decoding(self, prompts: Prompts, answers: int, length: int) -> "Decoding":
         """Begin to decode `answers` answers of at most `length` tokens to each prompt; the prompts are used up."""
-        parts = []
-        for _ in range(len(prompts.keys)):
-            # laid out anew for decoding: each layer leaves as it is, so that not all are held twice
-            key, value = prompts.keys.pop(0), prompts.values.pop(0)
-            parts.append(DecodingPass(key, value, prompts.seen, answers, length))
+        heads = self._config.num_attention_heads // prompts.keys[0].shape[1]
+        # laid out anew for decoding: each layer leaves as it is, so that not all are held twice
+        layers = ((prompts.keys.pop(0), prompts.values.pop(0)) for _ in range(len(prompts.keys)))
+        parts = list(attention.decoding_passes(layers, prompts.seen, answers, length, heads))
         return Decoding(self, prompts.lengths, parts)
 
 

@@ -32,6 +32,7 @@ class LeanLayer:
         self._before, self._between = layer.input_layernorm, layer.post_attention_layernorm
         self._norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self._width, self._scale = attention.head_dim, attention.scaling
+        self._heads, self._kv_heads = (x.out_features // self._width for x in (attention.q_proj, attention.k_proj))
 
     @staticmethod
     def can(layer: Any) -> bool:
@@ -57,12 +58,13 @@ class LeanLayer:
         """
         batch, answers, _ = hidden.shape
         rows = hidden.flatten(0, 1)
-        query, key, value = (x.view(batch, answers, -1, self._width) for x in self._in(_normed(self._before, rows)))
+        projected = self._in.beside(_normed(self._before, rows)).view(batch, answers, -1, self._width)
+        turning, value = projected.split([self._heads + self._kv_heads, self._kv_heads], 2)
         if self._norms is not None:
-            query, key = (_normed(norm, x) for norm, x in zip(self._norms, (query, key), strict=True))
-        heads = query.shape[2]
-        turned = _rotated(torch.cat([query, key], 2), cos[:, :, None], sin[:, :, None])
-        seen = part.see(turned[:, :, :heads], turned[:, :, heads:], value, self._scale)
+            parts = zip(self._norms, turning.split([self._heads, self._kv_heads], 2), strict=True)
+            turning = torch.cat([_normed(norm, x) for norm, x in parts], 2)
+        turned = _rotated(turning, cos[:, :, None], sin[:, :, None])
+        seen = part.see(turned[:, :, : self._heads], turned[:, :, self._heads :], value, self._scale)
         (rows,) = self._out(seen.flatten(0, 1), onto=rows)
         gate, up = self._up(_normed(self._between, rows))
         (rows,) = self._down(self._activation(gate).mul_(up), onto=rows)
@@ -77,15 +79,12 @@ def signed(sin: Float[Tensor, "B G w"]) -> Float[Tensor, "B G w"]:
 
 def _rotated(x: Float[Tensor, "B G H w"], cos: Tensor, sin: Tensor) -> Float[Tensor, "B G H w"]:
     """x cos + rotate_half(x) sin, with `signed` sines."""
-    halves = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return (x * cos).add_(halves.mul_(sin))
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def _normed(norm: Any, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-    """What the families' RMSNorm does."""
-    wide = x.to(torch.float32, copy=True)
-    scale = wide.square().mean(-1, keepdim=True).add_(norm.variance_epsilon).rsqrt_()
-    return wide.mul_(scale).to(x.dtype).mul_(norm.weight)
+    """What the families' RMSNorm does, rounded once."""
+    return functional.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
 
 
 class Products:
@@ -127,13 +126,22 @@ class Products:
         if self._below is None and onto is not None:
             ((weight, bias),) = self._parts
             return (torch.addmm(onto if bias is None else onto + bias, x, weight.T),)
-        parts = [functional.linear(x, weight, bias) for weight, bias in self._parts]
         if self._below is None:
-            return tuple(parts)
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        out.addmm_(functional.linear(x, self._below), self._above)
+            return self._without(x)
+        out = self.beside(x)
         # added last: what it is added to may be large, and should be rounded once
         return out.split(self._widths, -1) if onto is None else (out.add_(onto),)
+
+    def beside(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N sum"]:
+        """The outputs of all layers beside each other."""
+        parts = self._without(x)
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        if self._below is not None:
+            out.addmm_(functional.linear(x, self._below), self._above)
+        return out
+
+    def _without(self, x: Float[Tensor, "N d"]) -> tuple[Tensor, ...]:
+        return tuple(functional.linear(x, weight, bias) for weight, bias in self._parts)
 
 
 def _plain(layer: Any) -> bool:
