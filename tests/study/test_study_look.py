@@ -54,7 +54,7 @@ def test_layouts_of_one_study_keep_their_results_apart_and_have_tables_of_their_
     found = look.look(cells, project)
     places = [{place for state in one.states if state.node == "train_rl" for place in state.places} for one in found]
     assert not places[0] & places[1]
-    assert [result.model for result in look.results(found, {})] == ["tiny", "tiny+predictions"]
+    assert [result.model for result in look.results(found, {}, project)] == ["tiny", "tiny+predictions"]
     # the default named and not named is one place with one thing in it
     (named,) = look.look(
         cells_of(

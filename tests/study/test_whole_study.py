@@ -1,6 +1,7 @@
 """A study in the test environment: what is missing runs, what is there is reused, what is lost is made again."""
 
 import json
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -105,6 +106,17 @@ def test_a_study_from_its_plan_to_its_tables(study):
     run = study.run()
     assert study.started == []
     assert run.reused == {"compare_study", "tabulate_study", "draw_rows", "write_study_page"}
+
+    # a seed as if it had been made elsewhere: nothing of it runs here, and the numbers stay
+    study.run(study_options={"seeds": [1]})
+    assert set(pd.read_parquet(study.folder / "instances.parquet")["seed"]) == {1}
+    shutil.copytree(study.folder, study.project.path / "elsewhere" / "seed-1")
+    study.project.outputs({"method": "rec_r1_critic", "seed": 1})["rankings_trained"].unlink()
+    study.run(study_options={"parts": ["elsewhere"]})
+    assert study.started == []
+    pd.testing.assert_frame_equal(pd.read_parquet(study.folder / "instances.parquet"), instances)
+    assert "taken from seed-1: seed 1" in "\n".join(study.project.last.lines)
+    assert "1: seed-1" in (study.folder / "tables.md").read_text()
 
 
 def test_a_study_that_cannot_be_run_is_refused_before_anything_runs(study):

@@ -31,6 +31,10 @@ CELL_COLUMNS = (
     "state",
     "reason",
     "made",
+    "part",
+    "commit",
+    "dtype",
+    "parameters",
     "warm_up_seconds",
     "training_seconds",
     *COSTS,
@@ -93,6 +97,9 @@ class CellResult:
         state: `done`, `failed` or `not run`.
         reason: Why it is not done.
         made: Day on which it was evaluated, `2026-01-31`.
+        commit: Of the code that it is up to date with; empty outside git.
+        dtype: What the base model computes in; empty where it has not been made.
+        parameters: Digest of everything that its nodes are configured with.
         seconds: Of its nodes, when they ran.
         metrics: Its tables of metrics per instance, each with the name of its sample of instances.
         curves: Its table `rl_curves`; None where the method has none.
@@ -110,6 +117,9 @@ class CellResult:
     state: str = "done"
     reason: str = ""
     made: str = ""
+    commit: str = ""
+    dtype: str = ""
+    parameters: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     metrics: tuple[tuple[str, pd.DataFrame], ...] = ()
     curves: pd.DataFrame | None = None
@@ -258,6 +268,10 @@ def _cell_row(result: CellResult) -> dict[str, object]:
         "state": result.state,
         "reason": result.reason,
         "made": result.made,
+        "part": "",
+        "commit": result.commit,
+        "dtype": result.dtype,
+        "parameters": result.parameters,
         "warm_up_seconds": result.seconds.get("train_warm_up", float("nan")),
         "training_seconds": result.seconds.get("train_rl", float("nan")),
         **costs(result.curves),

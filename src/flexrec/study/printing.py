@@ -91,8 +91,21 @@ def study_facts(name: str, cells: pd.DataFrame) -> dict[str, object]:
         "seeds": sorted({int(seed) for seed in cells["seed"]}),
         "overrides": list(dict.fromkeys(text for text in cells["overrides"] if text)) or ["none"],
         "runs made": f"{days[0]} to {days[-1]}" if days else "never",
+        **_places(cells),
         "hours of training": float((cells["training_seconds"].sum() + _warm_up_seconds(cells)) / 3600),
     }
+
+
+def _places(cells: pd.DataFrame) -> dict[str, object]:
+    """What the base model computed in, and the commits of the code of seeds that were made elsewhere."""
+    done = cells[cells["state"] == "done"]
+    said: dict[str, object] = {"dtype": list(dict.fromkeys(done["dtype"]))}
+    if (done["part"] != "").any():
+        commits = dict.fromkeys(zip(done["seed"], done["part"], done["commit"], done["dtype"], strict=True))
+        said["seeds made"] = [
+            f"{seed}: {part or 'here'}, commit {commit or 'unknown'}, {dtype}" for seed, part, commit, dtype in commits
+        ]
+    return said
 
 
 def _warm_up_seconds(cells: pd.DataFrame) -> float:

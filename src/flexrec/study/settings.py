@@ -1,5 +1,6 @@
 """Settings of studies: what is run, how it is compared, and the tables made of it."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -121,8 +122,16 @@ class StudyOptions(Settings):
     primary: str = Field("ndcg_at_5", description="The metric that is tested")
     metrics: tuple[str, ...] = Field(QUALITY_METRICS, description="Metrics with intervals, the columns of the tables")
     seed: int = Field(0, ge=0, description="Of the bootstrap and of the tests")
+    seeds: tuple[int, ...] | None = Field(None, description="Seeds of the grid that are run here; None: all")
+    parts: tuple[Path, ...] = Field((), description="Folders of studies that were run elsewhere, whose seeds are taken")
     seconds: Seconds = Seconds()
     tables: dict[str, TableSettings]
+
+    @field_validator("seeds", "parts", mode="before")
+    @classmethod
+    def _several(cls, value: object) -> object:
+        # on a command line one is written as it is
+        return [value] if isinstance(value, int | str) else value
 
     @model_validator(mode="after")
     def _known_names(self) -> Self:

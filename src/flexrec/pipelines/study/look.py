@@ -13,8 +13,11 @@ from kedro.io import CatalogProtocol
 from omegaconf import DictConfig, OmegaConf
 
 from flexrec.errors import InputError
+from flexrec.fingerprint import canonical, text_digest
 from flexrec.pipelines.study.project import PIPELINE, Project
 from flexrec.pipelines.study.uptodate import Inspector, NodeState, refuse_conflicts
+from flexrec.policy.models import saved_dtype
+from flexrec.reporting.provenance import git_state
 from flexrec.runner import path_of, unwrapped
 from flexrec.session import FlexrecSession
 from flexrec.study.collection import CellResult
@@ -163,18 +166,21 @@ def _runtime_parameters(cell: Cell) -> dict[str, Any]:
 # --- What they hold ---------------------------------------------------------------------------------------------------
 
 
-def results(looks: Sequence[Look], failed: Mapping[Cell, str]) -> list[CellResult]:
+def results(looks: Sequence[Look], failed: Mapping[Cell, str], project: Project) -> list[CellResult]:
     """What the cells hold that are up to date; the others with the reason why they are not."""
-    return [_result(one, failed.get(one.cell)) for one in looks]
+    git = git_state(project.folder)
+    commit = f"{git['commit']}{' with changes' if git['uncommitted changes'] else ''}" if git else ""
+    return [_result(one, failed.get(one.cell), commit) for one in looks]
 
 
-def _result(one: Look, failed: str | None) -> CellResult:
+def _result(one: Look, failed: str | None, commit: str) -> CellResult:
     known: dict[str, Any] = {
         "cell": one.cell,
         "dataset": str(one.parameter("dataset")),
         "density": float(one.parameter("density")),
         "model": _model(one),
         "gains": str(one.parameter("methods")[one.cell.method].get("gains", "critic")),
+        "parameters": _parameters(one),
     }
     if one.stale:
         state, reason = ("failed", failed) if failed else ("not run", one.reason)
@@ -187,12 +193,22 @@ def _result(one: Look, failed: str | None) -> CellResult:
         **known,
         baselines=tuple(one.parameter("evaluate.baselines")),
         made=(states["measure"].made or "")[:10],
+        commit=commit,
+        dtype=saved_dtype(one.catalog["base_model"].load()),
         seconds={name: state.seconds for name, state in states.items() if state.seconds is not None},
         metrics=tuple(metrics),
         curves=_table(one, "rl_curves"),
         critic=(critic[0], critic[1]) if critic[0] is not None and critic[1] is not None else None,
         **({name: _table(one, dataset) for name, dataset in PROBED.items()} if "probe" in one.cell.also else {}),
     )
+
+
+def _parameters(one: Look) -> str:
+    """Digest of what all nodes are configured with: equal on two machines for runs that can stand in one table."""
+    kinds = ("parameter", "order")
+    return text_digest(
+        canonical([[state.node, *(state.static.parts.get(kind, {}) for kind in kinds)] for state in one.states])
+    )[:16]
 
 
 def _model(one: Look) -> str:

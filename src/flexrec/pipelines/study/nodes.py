@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from flexrec.reporting.figures.study import forest_figure, learning_figure, mean
 from flexrec.reporting.figures.training import SPREAD, WEIGHTS
 from flexrec.reporting.provenance import provenance
 from flexrec.reporting.study_page import render_study
-from flexrec.study.collection import TRAINED, collect
+from flexrec.study.collection import TRAINED, CellResult, collect
+from flexrec.study.parts import Part, joined, read_parts, taken
 from flexrec.study.plan import Cell, cells_of
 from flexrec.study.printing import failures, study_facts, study_markdown, study_text, write_tables
 from flexrec.study.settings import StudyOptions, StudySettings
@@ -45,15 +47,16 @@ def run_cells(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame, bool]:
     """Run what is missing of the grid, and collect what all of it left."""
     project = Project.current()
-    cells, looks, times = _look(name, settings, options, datasets, methods, models, layouts, project)
-    logger.info("%s", plan_text(name, looks, times), extra={"markup": False})
-    failed: dict[Cell, str] = {}
+    grid = _look(name, settings, options, datasets, methods, models, layouts, project)
+    logger.info("%s", grid.plan(name), extra={"markup": False})
+    lacking, parts = grid.taken(project)
+    looks, failed = grid.here, dict[Cell, str]()
     if any(one.stale for one in looks):
         logs = project.folder / options.log_folder / name / "logs"
-        failed = run_missing(name, looks, times, project, logs)
+        failed = run_missing(name, looks, grid.times, project, logs)
         # what has run may have changed what others read
-        looks = look(cells, project)
-    found = collect(results(looks, failed))
+        looks = look([one.cell for one in looks], project)
+    found = joined(collect([*results(looks, failed, project), *lacking]), parts)
     return (
         found.cells,
         found.instances,
@@ -76,8 +79,35 @@ def print_plan(
     layouts: dict[str, Any],
 ) -> None:
     """Say what the study would run, and how long that may take."""
-    _, looks, times = _look(name, settings, options, datasets, methods, models, layouts, Project.current())
-    print(f"\n{plan_text(name, looks, times)}", flush=True)
+    project = Project.current()
+    grid = _look(name, settings, options, datasets, methods, models, layouts, project)
+    grid.taken(project)
+    print(f"\n{grid.plan(name)}", flush=True)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The cells of a study: those that are run here, and those of seeds that parts hold."""
+
+    here: list[Look]
+    elsewhere: list[Look]
+    parts: list[Part]
+    times: Times
+
+    def plan(self, name: str) -> str:
+        """What is run here, how long that may take, and what is taken from where."""
+        seeds = [f"  taken from {part.name}: seed {', '.join(map(str, part.seeds))}" for part in self.parts]
+        return "\n".join([plan_text(name, self.here, self.times), *seeds])
+
+    def taken(self, project: Project) -> tuple[list[CellResult], list[Part]]:
+        """The cells that parts lack, and the parts; refuses what does not belong to this study."""
+        lacking, parts = [], []
+        for part in self.parts:
+            own = results([one for one in self.elsewhere if one.cell.seed in part.seeds], {}, project)
+            missing, kept = taken(part, own)
+            lacking += missing
+            parts.append(kept)
+        return lacking, parts
 
 
 def _look(
@@ -89,17 +119,24 @@ def _look(
     models: Mapping[str, Any],
     layouts: Mapping[str, Any],
     project: Project,
-) -> tuple[list[Cell], list[Look], Times]:
+) -> _Grid:
     if unknown := [table for table in settings.tables or () if table not in options.tables]:
         raise InputError(f"study '{name}': unknown table '{unknown[0]}'. Allowed: {', '.join(options.tables)}.")
     gains = {method: str(entry.get("gains", "critic")) for method, entry in methods.items()}
     cells = cells_of(
         name, settings, given=project.given, datasets=datasets, methods=gains, models=models, layouts=layouts
     )
-    looks = look(cells, project)
+    parts = read_parts(project.folder / place for place in options.parts)
+    held = {seed for part in parts for seed in part.seeds}
+    seeds = {cell.seed for cell in cells}
+    if unknown_seeds := [seed for seed in (*(options.seeds or ()), *sorted(held)) if seed not in seeds]:
+        raise InputError(f"study '{name}' has no seed {unknown_seeds[0]}, only {', '.join(map(str, sorted(seeds)))}.")
+    wanted = seeds if options.seeds is None else {*options.seeds}
+    looks = look([cell for cell in cells if cell.seed in wanted | held], project)
+    here = [one for one in looks if one.cell.seed not in held]
     times = Times(options.seconds)
-    times.learn(looks)
-    return cells, looks, times
+    times.learn(here)
+    return _Grid(here, [one for one in looks if one.cell.seed in held], parts, times)
 
 
 def compare_rows(
