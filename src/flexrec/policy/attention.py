@@ -6,9 +6,9 @@ softmax over the prompt's keys and over the answer's,
 
     l = log(exp(l_p) + exp(l_a)),    o = exp(l_p - l) o_p + exp(l_a - l) o_a.
 
-So the prompt's keys and values are read once for all answers (Hydragen, arXiv 2402.05099), never copied for each, and
-no mask the size of prompt times answers exists. Backwards, each part's gradient is that of a softmax with the merged
-output and log-sum-exp, as in ring attention (arXiv 2310.01889).
+So the prompt's keys and values are read once for all answers (Hydragen, arXiv 2402.05099) and never copied for each.
+Only decoding, where a row is one token, may have a mask over prompt and answers (`JoinedDecoding`). Backwards, each
+part's gradient is that of a softmax with the merged output and log-sum-exp, as in ring attention (arXiv 2310.01889).
 """
 
 from collections.abc import Iterator
