@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from flexrec.policy.attention import JoinedDecoding, PartedDecoding, _own, decoding_passes
+from flexrec.policy.decoding import JoinedDecoding, PartedDecoding, _own, decoding_passes
 
 KV_HEADS, SHARED, WIDTH, SCALE = 2, 3, 8, 0.3
 

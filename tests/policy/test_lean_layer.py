@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from flexrec.policy.attention import decoding_passes
 from flexrec.policy.decoder import Decoder
+from flexrec.policy.decoding import decoding_passes
 from flexrec.policy.engine import SharedPromptEngine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.lean_layer import LeanLayer, signed

@@ -72,7 +72,8 @@ def test_a_run_that_failed_there_or_is_new_here_is_said_to_be_missing(tmp_path):
     failed = replace(of_seed(1)[1], state="failed", reason="out of memory", metrics=(), curves=None)
     write(tmp_path / "there", collect([of_seed(1)[0], failed]))
     (part,) = read_parts([tmp_path / "there"])
-    lacking, kept = taken(part, of_seed(1))
+    lacking, kept = taken(part, [result(one.cell.method, 1, state="not run", metrics=(), curves=None, seconds={},
+                                        parameters=one.parameters) for one in of_seed(1)])  # fmt: skip
     cells = joined(collect(lacking), [kept]).cells
     assert cells[["method", "state", "reason"]].to_numpy().tolist() == [
         ["rec_r1_critic", "not run", "there does not hold it"],
@@ -94,9 +95,11 @@ def test_a_cell_that_the_study_does_not_have_is_refused(places):
 
 
 def test_a_seed_in_two_places_is_refused(places, tmp_path):
-    write(tmp_path / "again", collect(of_seed(2)))
-    with pytest.raises(InputError, match="seed 2 is in seed-2 and in again; keep one"):
-        read_parts([places, tmp_path / "again"])
+    # folders that studies wrote have the name of the study, all of them
+    for name in ("again", "seed-2"):
+        write(tmp_path / name, collect(of_seed(2)))
+        with pytest.raises(InputError, match=f"seed 2 is in seed-2 and in {name}; keep one"):
+            read_parts([places, tmp_path / name])
 
 
 def test_a_place_without_parts_is_refused(tmp_path):

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from flexrec.errors import InputError
 from flexrec.policy import attention
-from flexrec.policy.attention import AnswerPass, DecodingPass, LastPass, PromptPass
+from flexrec.policy.attention import AnswerPass, LastPass, PromptPass
+from flexrec.policy.decoding import DecodingPass, decoding_passes
 from flexrec.policy.distribution import output_matrix
 from flexrec.policy.lean_layer import LeanLayer, signed
 
@@ -302,7 +303,7 @@ class Decoder:
         heads = self._config.num_attention_heads // prompts.keys[0].shape[1]
         # laid out anew for decoding: each layer leaves as it is, so that not all are held twice
         layers = ((prompts.keys.pop(0), prompts.values.pop(0)) for _ in range(len(prompts.keys)))
-        parts = list(attention.decoding_passes(layers, prompts.seen, answers, length, heads))
+        parts = list(decoding_passes(layers, prompts.seen, answers, length, heads))
         return Decoding(self, prompts.lengths, parts)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flexrec.policy.attention import DecodingPass
+from flexrec.policy.decoding import DecodingPass
 from flexrec.policy.lora import LoraLinear
 
 

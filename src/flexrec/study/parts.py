@@ -77,8 +77,9 @@ def read_parts(places: Iterable[Path]) -> list[Part]:
     owners: dict[int, str] = {}
     for part in parts:
         for seed in part.seeds:
-            if owners.setdefault(seed, part.name) != part.name:
+            if seed in owners:
                 raise InputError(f"study_options.parts: seed {seed} is in {owners[seed]} and in {part.name}; keep one")
+            owners[seed] = part.name
     return parts
 
 
@@ -102,10 +103,10 @@ def taken(part: Part, expected: Sequence[CellResult]) -> tuple[list[CellResult],
 
     Args:
         part: A part.
-        expected: The cells of its seeds as this project would run them, whatever they hold here.
+        expected: The cells of its seeds as this project would run them, not run.
 
     Returns:
-        Those that the part lacks, as cells that were not run; and the part without the runs that have failed there.
+        Those that the part lacks; and the part without the runs that have failed there.
 
     Raises:
         InputError: It holds a cell that the study does not have, or one that was made with other parameters.
@@ -124,11 +125,8 @@ def taken(part: Part, expected: Sequence[CellResult]) -> tuple[list[CellResult],
             )
     held = {tuple(row) for row in done[[*_SAME, "seed"]].itertuples(index=False)}
     lacking = [
-        replace(result, state="not run", reason=f"{part.name} does not hold it", metrics=(), curves=None, critic=None,
-                switching=None, input_order=None, made="", seconds={})
-        for key, result in known.items()
-        if key not in held
-    ]  # fmt: skip
+        replace(result, reason=f"{part.name} does not hold it") for key, result in known.items() if key not in held
+    ]
     return lacking, replace(part, tables=replace(part.tables, cells=done.assign(part=part.name)))
 
 
@@ -141,13 +139,14 @@ def joined(found: Collected, parts: Sequence[Part]) -> Collected:
     """One study of what was collected here and of parts, by seed."""
     if not parts:
         return found
-    every = [found, *(part.tables for part in parts)]
+    every = [one for one in (found, *(part.tables for part in parts)) if len(one.cells)]
+    every.sort(key=lambda one: int(one.cells["seed"].min()))
     tables = {}
     for name in FILES:
         pieces = [table for table in (getattr(one, name) for one in every) if len(table)]
         if name.startswith("critic_"):
             # one critic of every dataset is shown, that of the first seed
-            pieces = sorted(pieces, key=lambda table: str(table["variant"].iloc[0]))[:1]
+            pieces = pieces[:1]
         table = pd.concat(pieces, ignore_index=True) if pieces else getattr(found, name)
         tables[name] = table.sort_values("seed", kind="stable", ignore_index=True) if "seed" in table else table
     return Collected(**tables)

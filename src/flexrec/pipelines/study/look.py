@@ -173,24 +173,31 @@ def results(looks: Sequence[Look], failed: Mapping[Cell, str], project: Project)
     return [_result(one, failed.get(one.cell), commit) for one in looks]
 
 
+def not_run(one: Look) -> CellResult:
+    """The cell with what it would be run with, whatever it holds."""
+    return CellResult(
+        cell=one.cell,
+        dataset=str(one.parameter("dataset")),
+        density=float(one.parameter("density")),
+        model=_model(one),
+        gains=str(one.parameter("methods")[one.cell.method].get("gains", "critic")),
+        parameters=_parameters(one),
+        state="not run",
+        reason=one.reason,
+    )
+
+
 def _result(one: Look, failed: str | None, commit: str) -> CellResult:
-    known: dict[str, Any] = {
-        "cell": one.cell,
-        "dataset": str(one.parameter("dataset")),
-        "density": float(one.parameter("density")),
-        "model": _model(one),
-        "gains": str(one.parameter("methods")[one.cell.method].get("gains", "critic")),
-        "parameters": _parameters(one),
-    }
+    found = not_run(one)
     if one.stale:
-        state, reason = ("failed", failed) if failed else ("not run", one.reason)
-        return CellResult(**known, state=state, reason=reason or "")
+        return replace(found, state="failed", reason=failed) if failed else found
     states = {state.node: state for state in one.states}
     critic = [_table(one, name) for name in ("critic_test_predictions", "critic_reliability")]
     metrics = [("test", one.catalog["instance_metrics"].load())]
     metrics += [(sample, one.catalog[name].load()) for name, sample in (ALSO[other] for other in one.cell.also)]
-    return CellResult(
-        **known,
+    return replace(
+        found,
+        state="done",
         baselines=tuple(one.parameter("evaluate.baselines")),
         made=(states["measure"].made or "")[:10],
         commit=commit,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from flexrec.errors import InputError
 from flexrec.evaluation.settings import EvaluationSettings
-from flexrec.pipelines.study.look import Look, look, results
+from flexrec.pipelines.study.look import Look, look, not_run, results
 from flexrec.pipelines.study.project import Project
 from flexrec.pipelines.study.runs import run_missing
 from flexrec.pipelines.study.times import Times, plan_text
@@ -49,7 +49,7 @@ def run_cells(
     project = Project.current()
     grid = _look(name, settings, options, datasets, methods, models, layouts, project)
     logger.info("%s", grid.plan(name), extra={"markup": False})
-    lacking, parts = grid.taken(project)
+    lacking, parts = grid.taken()
     looks, failed = grid.here, dict[Cell, str]()
     if any(one.stale for one in looks):
         logs = project.folder / options.log_folder / name / "logs"
@@ -79,9 +79,8 @@ def print_plan(
     layouts: dict[str, Any],
 ) -> None:
     """Say what the study would run, and how long that may take."""
-    project = Project.current()
-    grid = _look(name, settings, options, datasets, methods, models, layouts, project)
-    grid.taken(project)
+    grid = _look(name, settings, options, datasets, methods, models, layouts, Project.current())
+    grid.taken()
     print(f"\n{grid.plan(name)}", flush=True)
 
 
@@ -99,11 +98,11 @@ class _Grid:
         seeds = [f"  taken from {part.name}: seed {', '.join(map(str, part.seeds))}" for part in self.parts]
         return "\n".join([plan_text(name, self.here, self.times), *seeds])
 
-    def taken(self, project: Project) -> tuple[list[CellResult], list[Part]]:
+    def taken(self) -> tuple[list[CellResult], list[Part]]:
         """The cells that parts lack, and the parts; refuses what does not belong to this study."""
         lacking, parts = [], []
         for part in self.parts:
-            own = results([one for one in self.elsewhere if one.cell.seed in part.seeds], {}, project)
+            own = [not_run(one) for one in self.elsewhere if one.cell.seed in part.seeds]
             missing, kept = taken(part, own)
             lacking += missing
             parts.append(kept)
