@@ -57,7 +57,7 @@ study-plan: $(VENV)/.run
 	$(BIN)/kedro run --pipeline=study_plan --params study=$(STUDY)
 
 # The tables of a study into docs/results; by PAGES=data/08_reporting/... those of the planted-truth study, query rewriting,
-# the probe, forgetting and a chat endpoint.
+# the probe, forgetting, headroom and a chat endpoint.
 publish-pages: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --editable '.[publish]'
 	$(BIN)/python -m flexrec.reporting.publish_pages $(PAGES)

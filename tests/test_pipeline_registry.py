@@ -18,7 +18,7 @@ def names(pipeline: Pipeline) -> set[str]:
 
 def test_the_pipelines(registered) -> None:
     stages = ["ingest", "sparsify", "retrieve", "label", "critic", "warm_up", "rl_train", "evaluate", "report"]
-    aside = ["chat", "forgetting", "planted", "probe", "query_rewrite", "study", "study_plan"]
+    aside = ["chat", "forgetting", "headroom", "planted", "probe", "query_rewrite", "study", "study_plan"]
     assert list(STAGES) == stages
     assert list(ASIDE) == aside
     assert set(registered) == {*stages, *aside, "data", "__default__"}

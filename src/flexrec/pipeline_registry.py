@@ -13,6 +13,7 @@ from flexrec.pipelines import (
     critic,
     evaluate,
     forgetting,
+    headroom,
     ingest,
     label,
     planted,
@@ -42,6 +43,7 @@ STAGES = {
 ASIDE: dict[str, ModuleType] = {
     "chat": chat,
     "forgetting": forgetting,
+    "headroom": headroom,
     "planted": planted,
     "probe": probe,
     "query_rewrite": query_rewrite,

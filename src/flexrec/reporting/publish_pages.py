@@ -1,8 +1,8 @@
 """Pages that pipelines wrote into `docs/results`: `python -m flexrec.reporting.publish_pages PLACE...`.
 
 Those are the tables of a study, the planted-truth study, query rewriting, the probe with its gallery, the check for
-forgetting and a chat endpoint; a place is such a page, or a folder above it. Each is copied with a line on where it
-comes from, and with its figures as pictures beside it; no number is typed by hand.
+forgetting, the headroom and a chat endpoint; a place is such a page, or a folder above it. Each is copied with a line
+on where it comes from, and with its figures as pictures beside it; no number is typed by hand.
 """
 
 import argparse
@@ -32,6 +32,8 @@ NAMES: Mapping[str, Callable[[Path], str]] = {
     "rewrite_results.md": lambda folder: f"{folder.parents[2].name}-query_rewrite-{folder.name}",
     "probe.md": _of_run("probe"),
     "forgetting.md": _of_run("forgetting"),
+    # <dataset>/<regime>
+    "headroom.md": lambda folder: f"{folder.parent.name}-headroom",
     # <dataset>/<regime>/<need>/<model>/chat/<name>
     "chat.md": lambda folder: f"{folder.parents[4].name}-{'-'.join(folder.parts[-4:])}",
 }
@@ -46,6 +48,7 @@ FIGURES: Mapping[str, Sequence[str]] = {
     "rewrite_results.md": ["rewrite_figure.json", "rewrite_training_figure.json"],
     "probe.md": [f"probe_{name}_figure.json" for name in ("transfer", "switching", "input_order")],
     "forgetting.md": ["forgetting_figure.json"],
+    "headroom.md": ["headroom_figure.json"],
 }
 """File that a pipeline writes -> the figures that belong to it, from its folder."""
 
