@@ -31,7 +31,7 @@ def test_headroom(done, capsys) -> None:
     assert len(figure.data) == 2
     for words in ("Above the item mean", "Were everything known of the user too"):
         assert words in printed
-    assert page[0] == "fabricated-headroom.md"
+    assert page[0] == "fabricated-headroom-density-0.1_seed-0.md"
     text = published(page[1], page[0])
     assert text.startswith("# Headroom above the item mean on fabricated\n\nMade by `")
     assert f"| {REFERENCE} |" not in text

@@ -33,7 +33,7 @@ NAMES: Mapping[str, Callable[[Path], str]] = {
     "probe.md": _of_run("probe"),
     "forgetting.md": _of_run("forgetting"),
     # <dataset>/<regime>
-    "headroom.md": lambda folder: f"{folder.parent.name}-headroom",
+    "headroom.md": lambda folder: f"{folder.parent.name}-headroom-{folder.name}",
     # <dataset>/<regime>/<need>/<model>/chat/<name>
     "chat.md": lambda folder: f"{folder.parents[4].name}-{'-'.join(folder.parts[-4:])}",
 }
