@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from flexrec.baselines.factorisation import fit_factorisation, mf_scores, ridge_step
+from flexrec.baselines.factorisation import mf_scores
 from flexrec.baselines.scores import Scores
-from flexrec.baselines.settings import FactorisationSettings, FittedSettings
+from flexrec.baselines.settings import FittedSettings
+from flexrec.critic.factorisation import fit_factorisation, ridge_step
+from flexrec.critic.settings import FactorisationSettings
 from flexrec.errors import InputError
 
 A, B, UNKNOWN = 10, 20, 30

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from flexrec.baselines import baseline_rankings
-from flexrec.baselines.settings import FactorisationSettings, FittedSettings
+from flexrec.baselines.settings import FittedSettings
+from flexrec.critic.settings import FactorisationSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.headroom import (
     METRICS,
@@ -16,6 +17,7 @@ from flexrec.evaluation.headroom import (
     headroom_metrics,
 )
 from flexrec.evaluation.rankings import evaluate_rankings
+from flexrec.ranking.metrics import ndcg
 from flexrec.ranking.needs import EngagementRelevance, Factor, Need, Term
 
 SETTINGS = FactorisationSettings(factors=2, bias_penalty=1.0, factor_penalty=1.0, iterations=10)
@@ -67,7 +69,10 @@ def world(*, personal: float, observed: float = 0.3, users: int = 120, seed: int
 
 
 def measured(*tables: pd.DataFrame) -> pd.DataFrame:
-    return headroom_metrics(*tables, gain="linear", threshold=4.0, settings=SETTINGS, seed=0)
+    # a critic that takes the first candidate for the best
+    said = {"mean": [np.arange(K, 0.0, -1)] * len(tables[0]), "variance": [np.ones(K)] * len(tables[0])}
+    predictions = pd.DataFrame({"instance_id": tables[0]["instance_id"], **said})
+    return headroom_metrics(*tables, predictions, gain="linear", threshold=4.0, settings=SETTINGS, seed=0)
 
 
 def test_with_what_the_baselines_know_it_is_the_baselines() -> None:
@@ -91,6 +96,13 @@ def test_with_what_the_baselines_know_it_is_the_baselines() -> None:
             found[found["method"] == row].drop(columns="method").reset_index(drop=True),
             expected[expected["method"] == baseline].drop(columns="method").reset_index(drop=True),
         )
+
+
+def test_the_critic_is_its_own_prediction() -> None:
+    held_out, labels, training, own = world(personal=1.0)
+    found = measured(held_out, labels, training, own).query("method == 'critic'")
+    engagements = np.array(labels["engagement"].to_list())
+    assert found["ndcg_at_10"].to_numpy() == pytest.approx(ndcg(engagements))
 
 
 def test_what_is_known_of_the_user_by_hand() -> None:

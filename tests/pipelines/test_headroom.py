@@ -35,10 +35,10 @@ def test_headroom(done, capsys) -> None:
     text = published(page[1], page[0])
     assert text.startswith("# Headroom above the item mean on fabricated\n\nMade by `")
     assert f"| {REFERENCE} |" not in text
-    assert "| all interactions | all but the candidates |" in text
+    assert "| all interactions | all but the candidates | factorisation |" in text
 
 
 def test_queries_have_no_history_to_know_more_of() -> None:
     task = TaskSettings.model_construct(context="query", source="esci")
     with pytest.raises(InputError, match="the requests of esci are queries; take a dataset of users"):
-        measure_headroom(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), task, FittedSettings(), 0)
+        measure_headroom(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), task, FittedSettings(), 0)

@@ -5,18 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from flexrec.config import Settings
-
-
-class FactorisationSettings(Settings):
-    """Biased matrix factorisation. The gains are standardised first, so that the penalties have no unit."""
-
-    factors: int = Field(8, ge=0, le=256, description="Length of a user's and an item's vector; 0: biases alone")
-    bias_penalty: float = Field(
-        5.0, gt=0, description="Of squared biases: as many observations of the mean stand behind every bias"
-    )
-    factor_penalty: float = Field(10.0, gt=0, description="Of squared vectors")
-    iterations: int = Field(15, ge=1, description="Passes over all users, then all items")
-    initial_deviation: float = Field(0.1, gt=0, description="Standard deviation of the items' first vectors")
+from flexrec.critic.settings import FactorisationSettings
 
 
 class LambdaMartSettings(Settings):

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from flexrec.critic.item_statistics import item_statistics
 from flexrec.critic.settings import CriticSettings
+from flexrec.critic.taste import Histories, Observed, taste
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind, engagement_gain
@@ -83,8 +84,8 @@ class CriticExamples:
     """Row of the candidate in `embeddings`."""
     history: Float[np.ndarray, "n d"]
     """Float32; unit norm, or zeros without history."""
-    statistics: Float[np.ndarray, "n 2"]
-    """Float32; `item_statistics` of the candidate."""
+    statistics: Float[np.ndarray, "n s"]
+    """Float32; `item_statistics` of the candidate, and its `taste` if asked for."""
     target: Float[np.ndarray, " n"]
     """Float32; engagement gain."""
     part: Int[np.ndarray, " n"]
@@ -147,14 +148,18 @@ def build_examples(
     history = history_embeddings(
         np.where(context >= 0, item[context], -1), engagement[context], vectors.matrix, settings.decay
     )
+    statistics = item_statistics(item[rows], users[rows], item, users, gains, settings.statistics_strength)
+    if settings.taste is not None:
+        histories = Histories(np.where(context >= 0, item[context], -1), gains[context])
+        known = Observed(users, item, gains)
+        predicted = taste(users[rows], histories, np.arange(len(rows)), item[rows], known, settings.taste)
+        statistics = np.column_stack([statistics, predicted])
     return CriticExamples(
         event_id=observed[Columns.EVENT_ID].to_numpy(np.int64)[rows],
         user_id=users[rows],
         candidate=item[rows],
         history=with_queries(history, users[rows], query_embeddings),
-        statistics=item_statistics(item[rows], users[rows], item, users, gains, settings.statistics_strength).astype(
-            np.float32
-        ),
+        statistics=statistics.astype(np.float32),
         target=gains[rows].astype(np.float32),
         part=_split(len(rows), settings.shares, seed),
         embeddings=vectors.matrix,

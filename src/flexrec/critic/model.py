@@ -7,8 +7,6 @@ from torch import nn
 from flexrec.critic.settings import CriticSettings
 from flexrec.ranking.gains import GainKind
 
-_STATISTICS = 2
-
 
 class TwoTowerCritic(nn.Module):
     """History tower and projected candidate, their interaction, a mean head and a log-variance head.
@@ -49,7 +47,7 @@ class TwoTowerCritic(nn.Module):
         )
         self.candidate_projection = nn.Linear(embedding_size, width)
         self.interaction = nn.Sequential(
-            nn.Linear(4 * width + (_STATISTICS if settings.item_statistics else 0), hidden),
+            nn.Linear(4 * width + (settings.statistics_width if settings.item_statistics else 0), hidden),
             nn.ReLU(),
             nn.LayerNorm(hidden),
             nn.Dropout(settings.dropout),
@@ -58,14 +56,14 @@ class TwoTowerCritic(nn.Module):
         self.log_variance_head = nn.Linear(hidden, 1)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_std", torch.ones(()))
-        self.register_buffer("statistics_mean", torch.zeros(_STATISTICS))
-        self.register_buffer("statistics_std", torch.ones(_STATISTICS))
+        self.register_buffer("statistics_mean", torch.zeros(settings.statistics_width))
+        self.register_buffer("statistics_std", torch.ones(settings.statistics_width))
 
     def standardised(
         self,
         history: Float[torch.Tensor, "batch d"],
         candidate: Float[torch.Tensor, "batch d"],
-        statistics: Float[torch.Tensor, "batch 2"],
+        statistics: Float[torch.Tensor, "batch s"],
     ) -> tuple[Float[torch.Tensor, " batch"], Float[torch.Tensor, " batch"]]:
         """Mean and variance of the standardised gain; arguments as in `forward`."""
         u, v = self.history_tower(history), self.candidate_projection(candidate)
@@ -81,14 +79,14 @@ class TwoTowerCritic(nn.Module):
         self,
         history: Float[torch.Tensor, "batch d"],
         candidate: Float[torch.Tensor, "batch d"],
-        statistics: Float[torch.Tensor, "batch 2"],
+        statistics: Float[torch.Tensor, "batch s"],
     ) -> tuple[Float[torch.Tensor, " batch"], Float[torch.Tensor, " batch"]]:
         """Mean and variance (> 0) of the engagement gain.
 
         Args:
             history: History embeddings, unit norm or zeros.
             candidate: Item embeddings.
-            statistics: `item_statistics` of the candidates; not read without that option.
+            statistics: `item_statistics` of the candidates, and `taste` if asked for; not read without the former.
         """
         mean, variance = self.standardised(history, candidate, statistics)
         return mean * self.target_std + self.target_mean, variance * self.target_std.square()

@@ -14,6 +14,7 @@ from flexrec.critic.examples import (
 )
 from flexrec.critic.item_statistics import item_statistics
 from flexrec.critic.model import TwoTowerCritic
+from flexrec.critic.taste import Histories, Observed, taste
 from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import engagement_gain
@@ -27,7 +28,7 @@ def predict(
     history_row: Int[np.ndarray, " n"],
     embeddings: Float[np.ndarray, "i d"],
     candidate: Int[np.ndarray, " n"],
-    statistics: Float[np.ndarray, "n 2"],
+    statistics: Float[np.ndarray, "n s"],
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Mean and variance of the gain of each pair of a history and a candidate, without dropout.
 
@@ -37,7 +38,7 @@ def predict(
         history_row: Row of `history` of each pair.
         embeddings: Float32 item embeddings.
         candidate: Row of `embeddings` of each pair.
-        statistics: `item_statistics` of each pair.
+        statistics: `item_statistics` of each pair, and its `taste` if the critic reads it.
 
     Returns:
         Float64 means, and variances > 0, on the scale of the gain.
@@ -108,18 +109,32 @@ def predict_instances(
     instance = np.repeat(np.arange(len(lists)), sizes)
     candidate = vectors.rows(np.concatenate(lists), table="labelled_instances")
     observed = observed_training(observations)
+    users = labelled_instances[Columns.USER_ID].to_numpy(np.int64)
+    known_users = observed[Columns.USER_ID].to_numpy(np.int64)
+    known_items = observed[Columns.ITEM_ID].to_numpy(np.int64)
+    known_gains = engagement_gain(observed[Columns.ENGAGEMENT].to_numpy(np.float64), critic.gain)
     statistics = item_statistics(
         np.concatenate(lists),
-        labelled_instances[Columns.USER_ID].to_numpy(np.int64)[instance],
-        observed[Columns.ITEM_ID].to_numpy(np.int64),
-        observed[Columns.USER_ID].to_numpy(np.int64),
-        engagement_gain(observed[Columns.ENGAGEMENT].to_numpy(np.float64), critic.gain),
+        users[instance],
+        known_items,
+        known_users,
+        known_gains,
         critic.settings.statistics_strength,
     )
     items, engagements = _recent_first(labelled_instances, vectors, critic.settings.history_length)
+    if critic.settings.taste is not None:
+        predicted = taste(
+            users,
+            Histories(items, engagement_gain(engagements, critic.gain)),
+            instance,
+            candidate,
+            Observed(known_users, vectors.rows(known_items, table="observations"), known_gains),
+            critic.settings.taste,
+        )
+        statistics = np.column_stack([statistics, predicted])
     history = with_queries(
         history_embeddings(items, engagements, vectors.matrix, critic.settings.decay),
-        labelled_instances[Columns.USER_ID].to_numpy(np.int64),
+        users,
         query_embeddings,
     )
     mean, variance = predict(critic, history, instance, vectors.matrix, candidate, statistics)

@@ -7,6 +7,18 @@ from pydantic import Field, model_validator
 from flexrec.config import Settings
 
 
+class FactorisationSettings(Settings):
+    """Biased matrix factorisation. The gains are standardised first, so that the penalties have no unit."""
+
+    factors: int = Field(8, ge=0, le=256, description="Length of a user's and an item's vector; 0: biases alone")
+    bias_penalty: float = Field(
+        5.0, gt=0, description="Of squared biases: as many observations of the mean stand behind every bias"
+    )
+    factor_penalty: float = Field(10.0, gt=0, description="Of squared vectors")
+    iterations: int = Field(15, ge=1, description="Passes over all users, then all items")
+    initial_deviation: float = Field(0.1, gt=0, description="Standard deviation of the items' first vectors")
+
+
 class CriticSettings(Settings):
     """How the critic sees a user, how large it is and how it is trained."""
 
@@ -19,6 +31,11 @@ class CriticSettings(Settings):
     )
     statistics_strength: float = Field(
         default=10.0, gt=0, description="Pseudo-observations of the global mean in an item's shrunken mean gain."
+    )
+    taste: FactorisationSettings | None = Field(
+        default=None,
+        description="Also read what a matrix factorisation predicts from the same history, beside the item statistics; "
+        "None: not.",
     )
     hidden_size: int = Field(default=256, ge=1, description="Hidden width of the history tower and above the features.")
     interaction_size: int = Field(
@@ -48,6 +65,17 @@ class CriticSettings(Settings):
     batch_size: int = Field(default=1024, ge=1, description="Examples per optimiser step.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Step size of AdamW.")
     weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay of AdamW.")
+
+    @property
+    def statistics_width(self) -> int:
+        """Columns of an example's statistics."""
+        return 2 if self.taste is None else 3
+
+    @model_validator(mode="after")
+    def _taste_beside_statistics(self) -> Self:
+        if self.taste is not None and not self.item_statistics:
+            raise ValueError("taste stands beside the item statistics: item_statistics must be true with it")
+        return self
 
     @model_validator(mode="after")
     def _shares_sum_to_one(self) -> Self:

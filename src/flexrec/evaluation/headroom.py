@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from flexrec.baselines.factorisation import Factorisation, fit_factorisation
 from flexrec.baselines.rankings import rank_by_score
 from flexrec.baselines.scores import Scores, item_mean_scores
-from flexrec.baselines.settings import FactorisationSettings
+from flexrec.critic.completion import aligned_predictions
+from flexrec.critic.factorisation import Factorisation, fit_factorisation
+from flexrec.critic.settings import FactorisationSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.rankings import evaluate_rankings
 from flexrec.evaluation.summary import summarise
@@ -42,20 +43,28 @@ _NEED = Need(
 
 @dataclass(frozen=True)
 class Knowledge:
-    """One row: what is known of the items, and of the user who asks."""
+    """One row: what is known of the items, and of the user who asks, and what makes a ranking of it."""
 
     items: OfItems
     user: OfUser
+    ranker: Literal["item mean", "factorisation", "critic"]
 
     @property
     def name(self) -> str:
         """Of the row in tables of numbers."""
-        return f"items_{self.items}-user_{self.user}"
+        return "critic" if self.ranker == "critic" else f"items_{self.items}-user_{self.user}"
 
 
-ROWS = tuple(Knowledge(items, user) for items in get_args(OfItems) for user in get_args(OfUser))
+CRITIC = Knowledge("observed", "shown", "critic")
+_GRID = tuple(
+    Knowledge(items, user, "item mean" if user == "nothing" else "factorisation")
+    for items in get_args(OfItems)
+    for user in get_args(OfUser)
+)
+ROWS = (*_GRID[:2], CRITIC, *_GRID[2:])
+"""The first three are the baselines `item_mean`, `mf` and `critic`."""
+
 REFERENCE = ROWS[0].name
-"""The baseline `item_mean`."""
 
 
 def headroom_metrics(
@@ -63,6 +72,7 @@ def headroom_metrics(
     true_labels: pd.DataFrame,
     training: pd.DataFrame,
     own: pd.DataFrame,
+    critic_predictions: pd.DataFrame,
     *,
     gain: GainKind,
     threshold: float,
@@ -73,13 +83,14 @@ def headroom_metrics(
 
     A row that knows nothing of the user ranks by the shrunken mean gain of an item, as the baseline `item_mean` does;
     the others by biased matrix factorisation with the user folded in, as the baseline `mf` does: with what is observed
-    and the shown history they are those baselines.
+    and the shown history they are those baselines. The critic's own prediction stands beside them.
 
     Args:
         held_out: Table `labelled_instances`, validation and test instances only.
         true_labels: Table `true_labels`.
         training: All interactions of training users with `observed` and `split`, in the order of the events.
         own: All interactions of the users who ask, likewise.
+        critic_predictions: Table `critic_predictions`.
         gain: How engagement becomes gain.
         threshold: Raw engagement from which a candidate is relevant.
         settings: Of the factorisation.
@@ -89,7 +100,7 @@ def headroom_metrics(
         Table `instance_metrics`, whose methods are the names of `ROWS`.
 
     Raises:
-        InputError: No instance, or no interaction to learn from.
+        InputError: No instance, no interaction to learn from, or an instance that the critic has not predicted.
     """
     if held_out.empty:
         raise InputError("labelled_instances: there is no instance of a held-out user; lower K or raise the density")
@@ -101,7 +112,7 @@ def headroom_metrics(
         "observed": _own(held_out, own, gain, hindsight=False),
         "everything": _own(held_out, own, gain, hindsight=True),
     }
-    rankings = []
+    rankings = [_rankings(held_out, aligned_predictions(held_out, critic_predictions)[0], CRITIC.name, seed)]
     for items, known in (("observed", observed), ("all", training.assign(**{Columns.OBSERVED: True}))):
         model = fit_factorisation(
             known[Columns.USER_ID].to_numpy(np.int64),
@@ -110,7 +121,7 @@ def headroom_metrics(
             settings,
             seed=seed,
         )
-        for row in (row for row in ROWS if row.items == items):
+        for row in (row for row in ROWS if row.items == items and row is not CRITIC):
             if row.user == "nothing":
                 scores = item_mean_scores(held_out, observations=known, gain=gain, strength=10.0)
             else:

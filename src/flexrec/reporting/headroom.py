@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from flexrec.evaluation.headroom import METRICS, REFERENCE, ROWS, Knowledge
+from flexrec.evaluation.headroom import CRITIC, METRICS, REFERENCE, ROWS
 from flexrec.reporting.blocks import Block, markdown_table, markdown_text, terminal_text
 from flexrec.reporting.style import finish, interval, metric_label, p_value, plotly_text
 from flexrec.reporting.tables import facts_markdown
@@ -16,7 +16,7 @@ OF_ITEMS = {"observed": "what is observed", "all": "all interactions"}
 """Of training users."""
 
 OF_USER = {
-    "nothing": "nothing: item mean",
+    "nothing": "nothing",
     "shown": "shown history",
     "observed": "observed history",
     "everything": "all but the candidates",
@@ -46,7 +46,7 @@ def headroom_markdown(results: Results, *, title: str, facts: Mapping[str, objec
     block = _block(results)
     parts = [
         f"# {markdown_text(title)}",
-        "Rows below the second know what no method may; how to read them: docs/headroom.md.",
+        "Rows below the third know what no method may; how to read them: docs/headroom.md.",
         *map(markdown_text, _sentences(results)),
         f"## {markdown_text(block.heading)}",
         markdown_text(block.note),
@@ -63,8 +63,13 @@ def headroom_figure(results: Results) -> go.Figure:
         results: Of `compare_headroom`.
     """
     figure = go.Figure()
-    for items, colour, symbol in ((_OBSERVED, "#0072B2", "circle"), (_ALL, "#D55E00", "square")):
-        rows = [row for row in ROWS if row.items == items and row.name != REFERENCE]
+    series = [
+        (f"items: {words}", colour, symbol, [row for row in ROWS[1:] if row.items == items and row is not CRITIC])
+        for (items, words), colour, symbol in zip(
+            OF_ITEMS.items(), ("#0072B2", "#D55E00"), ("circle", "square"), strict=True
+        )
+    ]
+    for name, colour, symbol, rows in (*series, ("critic", "#00916A", "diamond", [CRITIC])):
         found = [results["rows"][row.name][_PRIMARY] for row in rows]
         figure.add_trace(
             go.Scatter(
@@ -77,7 +82,7 @@ def headroom_figure(results: Results) -> go.Figure:
                     "width": 5,
                 },
                 mode="markers",
-                name=plotly_text(f"items: {OF_ITEMS[items]}"),
+                name=plotly_text(name),
                 marker={"color": colour, "symbol": symbol, "size": 10},
                 hovertemplate="%{y}<br>%{x:+.3f}<extra></extra>",
             )
@@ -100,6 +105,7 @@ def _block(results: Results) -> Block:
             (
                 OF_ITEMS[row.items],
                 OF_USER[row.user],
+                row.ranker,
                 interval(*(primary[name] for name in ("mean", "low", "high"))),
                 "" if reference else _difference(primary),
                 "" if reference else p_value(primary["p_holm"]),
@@ -109,6 +115,7 @@ def _block(results: Results) -> Block:
     headings = (
         "known of the items",
         "known of the user",
+        "ranked by",
         metric_label(_PRIMARY),
         "vs item mean",
         "p",
@@ -123,14 +130,15 @@ def _block(results: Results) -> Block:
 
 
 def _sentences(results: Results) -> list[str]:
-    def told(items: Any, user: Any) -> str:
-        found = results["rows"][Knowledge(items, user).name][_PRIMARY]
+    def told(items: str, user: str, critic: bool = False) -> str:
+        row = CRITIC if critic else next(row for row in ROWS if (row.items, row.user) == (items, user))
+        found = results["rows"][row.name][_PRIMARY]
         return f"{_difference(found)}, Holm p {p_value(found['p_holm'])}"
 
     mean = results["rows"][REFERENCE][_PRIMARY]["mean"]
     return [
         f"The item mean of what is observed has {metric_label(_PRIMARY)} {mean:.3f}; a factorisation of the same that "
-        f"reads the shown history: {told(_OBSERVED, 'shown')}.",
+        f"reads the shown history: {told(_OBSERVED, 'shown')}; the critic: {told(_OBSERVED, 'shown', critic=True)}.",
         f"Were all interactions of training users known, the item mean: {told(_ALL, 'nothing')}; the factorisation: "
         f"{told(_ALL, 'shown')}.",
         f"Were everything known of the user too, but what it is asked about: {told(_ALL, 'everything')}; with the "

@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from flexrec.baselines.settings import FittedSettings
+from flexrec.critic.settings import CriticSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.headroom import compare_headroom, headroom_metrics
 from flexrec.evaluation.settings import EvaluationSettings
@@ -20,6 +21,7 @@ def measure_headroom(
     labelled_instances: pd.DataFrame,
     true_labels: pd.DataFrame,
     observations: Table,
+    critic_predictions: pd.DataFrame,
     task: TaskSettings,
     fitted: FittedSettings,
     seed: int,
@@ -37,6 +39,7 @@ def measure_headroom(
         true_labels,
         rows[training],
         rows[~training],
+        critic_predictions,
         gain=task.gain,
         threshold=task.relevant_engagement,
         settings=fitted.mf,
@@ -50,11 +53,15 @@ def summarise_headroom(instance_metrics: pd.DataFrame, settings: EvaluationSetti
 
 
 def tell_headroom(
-    headroom: dict[str, Any], task: TaskSettings, dataset: str, density: float, seed: int
+    headroom: dict[str, Any], task: TaskSettings, critic: CriticSettings, dataset: str, density: float, seed: int
 ) -> tuple[go.Figure, str, str]:
     """The figure, and the results as text for the terminal and as Markdown."""
     facts = provenance(
-        dataset=dataset, density=density, seed=seed, candidates=task.candidates, **{"shown history": task.history}
+        dataset=dataset,
+        density=density,
+        seed=seed,
+        candidates=task.candidates,
+        **{"shown history": task.history, "critic's taste": "none" if critic.taste is None else critic.taste.factors},
     )
     return (
         headroom_figure(headroom),

@@ -7,7 +7,7 @@ from flexrec.pipelines.shared import show
 
 
 def create_pipeline() -> Pipeline:
-    """labelled_instances, true_labels, observations -> headroom."""
+    """labelled_instances, true_labels, observations, critic_predictions -> headroom."""
     return pipeline(
         [
             node(
@@ -16,6 +16,7 @@ def create_pipeline() -> Pipeline:
                     "labelled_instances",
                     "true_labels",
                     "observations",
+                    "critic_predictions",
                     "params:task",
                     "params:evaluate.fitted",
                     "params:seed",
@@ -31,7 +32,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 tell_headroom,
-                ["headroom", "params:task", "params:dataset", "params:density", "params:seed"],
+                ["headroom", "params:task", "params:critic", "params:dataset", "params:density", "params:seed"],
                 ["headroom_figure", "headroom_results", "headroom_markdown"],
                 name="tell_headroom",
             ),
