@@ -4,6 +4,7 @@ import pytest
 
 from flexrec.evaluation.llm import llm_rankings
 from flexrec.policy.ranker import Answer
+from flexrec.ranking.metrics import kendall_tau
 from flexrec.ranking.needs import Need
 from flexrec.ranking.schemas import Rankings
 
@@ -82,6 +83,23 @@ def test_the_rest_is_in_random_order_by_instance_and_seed() -> None:
     # an instance keeps its order whatever else is ranked
     assert orders(17, 4) == [many[17], many[4]]
     assert orders(*range(20), seed=1) != many[:20]
+
+
+def test_a_silent_model_does_not_get_the_retrievers_order() -> None:
+    """What comes of an answer without any identifier has nothing to do with the order before the shuffle."""
+    K, count = 10, 400
+    # as `label_signals` shuffles: candidate n is the retriever's n-th
+    shown = [np.random.default_rng([0, number]).permutation(K).tolist() for number in range(count)]
+    table = pd.concat([labelled(number) for number in range(count)], ignore_index=True)
+    table["candidates"] = shown
+    for name in SIGNALS:
+        table[name] = [[0.0] * K] * count
+    items = pd.DataFrame({"item_id": [*range(K), 40], "title": ["a"] * (K + 1), "topics": [[]] * (K + 1)})
+    silent = Scripted(*[Answer((), (), missing=K)] * count)
+    made = llm_rankings(silent, table, items, {"trend": NEEDS["trend"]}, method="warmed_up", seed=0)
+    taus = kendall_tau(np.stack(made["ranking"]), np.tile(np.arange(K), (count, 1)))
+    # of random orders the standard deviation is .25, that of the mean .012; twice the same shuffle has .09
+    assert abs(taus.mean()) < 0.05
 
 
 def test_every_need_asks_anew() -> None:

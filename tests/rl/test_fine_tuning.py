@@ -2,11 +2,13 @@
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +25,7 @@ from flexrec.rl.fine_tuning import fine_tune, lists_of_equal_tokens
 from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
 from flexrec.rl.warm_up import ListTrainer, Update, add_adapter, lessons, target_tokens, updates, warm_up
 
+ROOT = Path(__file__).parents[2]
 K = 4
 NEED = Need.model_validate(
     {
@@ -105,6 +108,26 @@ def test_an_adapter_of_its_own_makes_up_for_the_warm_up(ranker, tmp_path) -> Non
     assert values(curves, "cost/prompts") == {1: 0, 2: 0, 3: 3, 4: 6, 5: 9}
     assert values(curves, "cost/updates") == {1: 0, 2: 0, 3: 1, 4: 2, 5: 3}
     assert list(values(curves, "validation/ndcg_at_5")) == [0, 2, 4, 5]
+
+
+def test_going_on_with_the_warm_up_has_the_rate_of_rl(tiny_folder, tmp_path) -> None:
+    """Whatever an environment sets it to: what RL is compared with may not differ in it."""
+    entry = yaml.safe_load((ROOT / "conf" / "base" / "methods.yml").read_text())["methods"]["sft"]
+    kept = []
+    for name, method in (("entry", entry), ("by hand", {"algorithm": "sft", "learning_rate": 1e-3})):
+        model = add_adapter(load_base(tiny_folder), ADAPTER, seed=0)
+        fine_tune(
+            Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings()),
+            [example(number) for number in range(4)],
+            [],
+            method=SftMethodSettings.model_validate(method),
+            settings=RL.model_copy(update={"learning_rate": 1e-3}),
+            warm_up=WARM_UP,
+            work_folder=tmp_path / name,
+            seed=1,
+        )
+        kept.append({name: p.detach().clone() for name, p in model.named_parameters() if "lora" in name})
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
 
 
 def test_every_example_comes_once_before_any_comes_twice(ranker) -> None:

@@ -62,6 +62,26 @@ def test_where_rewards_come_token_by_token():
     torch.testing.assert_close(end_rewards(ranked(), lists)[0, 0].item(), 1.5)
 
 
+@pytest.mark.parametrize(
+    ("reward", "first"),
+    [
+        ("independent", 3 / 3.6309297535714575),
+        ("rank_relevance", 3 / 3.6309297535714575),
+        # no more than the list earns: what was not named is not below it
+        ("rank_dcg", 3 / 3.6309297535714575),
+        # the best stands first: swapping it with the other would lose 2 * (1 - 0.63093)
+        ("swap_causal", 2 * 0.36907024642854247 / 3.6309297535714575),
+        ("swap_noncausal", 2 * 0.36907024642854247 / 3.6309297535714575),
+    ],
+)
+def test_a_rank_that_was_not_named_earns_nothing(reward, first):
+    half = ranked() | {"named": torch.tensor([[[1.0, 0.0], [1.0, 1.0]]], dtype=torch.float64)}
+    rewards = item_rewards(half, MethodSettings(item_reward=reward))
+    torch.testing.assert_close(rewards[0, 0], torch.tensor([first, 0.0], dtype=torch.float64))
+    whole = item_rewards(ranked(), MethodSettings(item_reward=reward))
+    torch.testing.assert_close(rewards[0, 1], whole[0, 1])
+
+
 def test_known_labels_weigh_equally():
     assert rollout_weights(ranked(), UncertaintySettings(scope="group")).tolist() == [[1.0, 1.0]]
 

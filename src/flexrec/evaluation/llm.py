@@ -12,6 +12,11 @@ from flexrec.ranking.columns import Columns
 from flexrec.ranking.instances import read_instances
 from flexrec.ranking.needs import Need
 
+_FILL = (0, 1)
+"""A stream of random numbers of its own. `[seed, instance]` has shuffled the candidates, and the same permutation twice
+leads back to the retriever's order more often than chance; `[seed, instance, n]` are other orders that they are shown
+in, and the same as `[seed, instance]` for n = 0."""
+
 
 class Ranks(Protocol):
     """What is asked for rankings: a local policy, or an endpoint."""
@@ -44,7 +49,7 @@ def llm_rankings(
         answers = ranker.rank(queries, description=f"{method} ranks for {name}")
         for instance, answer in zip(instances, answers, strict=True):
             item_ids = [candidate.item_id for candidate in instance.candidates]
-            fill = np.random.default_rng([seed, instance.instance_id]).permutation(len(item_ids))
+            fill = np.random.default_rng([seed, instance.instance_id, *_FILL]).permutation(len(item_ids))
             order = complete_order(answer.order, len(item_ids), fill=fill.tolist())
             rows.append(
                 {

@@ -67,7 +67,7 @@ def fine_tune(
         len(before),
         ranker,
         lessons(ranker, examples, [*before, *([Update(size, count)] * settings.steps)], seed=seed),
-        learning_rate=method.learning_rate,
+        learning_rate=method.learning_rate or settings.learning_rate,
         work_folder=work_folder,
         seed=seed,
         callbacks=[*callbacks(ranker, validation, settings), costs],

@@ -28,6 +28,7 @@ ITEM_REWARDS: dict[str, Reward] = {
     "rank_dcg": rank_rewards,
     "rank_relevance": rank_relevance_rewards,
 }
+SWAPS = frozenset({"swap_causal", "swap_noncausal"})
 
 
 def list_rewards(ranked: Ranked, format_reward: tuple[float, float] | None = None) -> Float[Tensor, "B G"]:
@@ -59,10 +60,17 @@ def _form_rewards(ranked: Ranked, format_reward: tuple[float, float] | None) -> 
 
 
 def item_rewards(ranked: Ranked, method: MethodSettings) -> Float[Tensor, "B G K"]:
-    """Reward of every rank of every rollout; zeros where the method rewards lists alone."""
+    """Reward of every rank of every rollout; zeros where the method rewards lists alone.
+
+    A rank that the answer did not name earns nothing, as in `list_rewards`. Swaps with what was not named count as
+    they are: naming it is what the swap would do.
+    """
     if method.item_reward == "none":
         return torch.zeros_like(ranked["gains"])
-    return ITEM_REWARDS[method.item_reward](ranked["gains"], ranked["idcg"])
+    gains, named = ranked["gains"], ranked["named"]
+    if method.item_reward not in SWAPS:
+        gains = gains * named
+    return ITEM_REWARDS[method.item_reward](gains, ranked["idcg"]) * named
 
 
 def item_advantages(ranked: Ranked, method: MethodSettings) -> Float[Tensor, "B G K"]:

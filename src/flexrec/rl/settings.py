@@ -70,7 +70,7 @@ class SftMethodSettings(Settings):
 
     algorithm: Literal["sft"]
     gains: Completion = Field("critic", description="What stands for the labels that are not observed")
-    learning_rate: float = Field(3e-4, gt=0)
+    learning_rate: float | None = Field(None, gt=0, description="None: that of `rl`")
     lists_per_step: int | None = Field(
         None, ge=1, description="Lists of an update; None: as many as have the tokens that an update of RL learns from"
     )
