@@ -98,6 +98,42 @@ def test_names_of_registries_are_checked(parameters) -> None:
     assert baseline.startswith("parameter `evaluate`: unknown baseline 'magic', allowed: random, retriever, ")
 
 
+def test_a_baseline_that_is_named_twice(parameters) -> None:
+    parameters["evaluate"] = parameters["evaluate"] | {"baselines": ["random", "star", "random"]}
+    with pytest.raises(InputError, match="^parameter `evaluate`: baseline 'random' is named twice"):
+        validate_selection(parameters)
+
+
+@pytest.mark.parametrize("name", ["random", "untrained", "warmed_up", "warmed_up_observed", "chat_openai"])
+def test_a_method_cannot_have_the_name_of_another_row(parameters, name) -> None:
+    parameters["methods"][name] = parameters["methods"]["flexrec"]
+    with pytest.raises(InputError, match=f"^parameter `methods`: a method cannot be called '{name}'"):
+        validate_selection(parameters)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "like"),
+    [
+        ("needs", "calm+new", "trend"),
+        ("datasets", "my/data", "ml-100k"),
+        ("models", "..", "smollm2-135m"),
+        ("layouts", "a,b", "default"),
+        ("methods", "", "flexrec"),
+    ],
+)
+def test_a_name_that_cannot_stand_in_a_path_or_a_selection(parameters, table, name, like) -> None:
+    parameters[table][name] = parameters[table][like]
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    assert f"parameter `{table}`: the name {name!r} cannot be used" in str(caught.value)
+
+
+def test_a_need_cannot_be_called_all(parameters) -> None:
+    parameters["needs"]["all"] = parameters["needs"]["trend"]
+    with pytest.raises(InputError, match="^parameter `needs`: a need cannot be called 'all'"):
+        validate_selection(parameters)
+
+
 # ---- which needs a dataset can serve ----
 
 

@@ -16,6 +16,7 @@ from flexrec.baselines import BASELINES
 from flexrec.config import Settings
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.errors import InputError
+from flexrec.evaluation.names import UNTRAINED, WARMED_UP
 from flexrec.evaluation.probe_settings import ProbeSettings
 from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.forgetting.settings import ForgettingSettings
@@ -36,6 +37,9 @@ from flexrec.rl.settings import MethodEntry, RlSettings, WarmUpSettings
 from flexrec.sources import Changeable, source_of
 from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.tabular import Engine
+
+_NAME = re.compile(r"\w[\w.-]*")
+"""Of what `--params` chooses by name: it becomes part of a path, and `,` and `+` join several."""
 
 
 class Parameters(Settings):
@@ -88,6 +92,23 @@ class Parameters(Settings):
     chats: dict[str, ChatSettings] = Field(default_factory=dict)
     chat: str = "none"
 
+    @field_validator("datasets", "needs", "methods", "models", "layouts", "chats")
+    @classmethod
+    def _usable_names(cls, table: dict[str, Any]) -> dict[str, Any]:
+        for name in table:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"the name {name!r} cannot be used; letters, digits, `_`, `-` and `.` can")
+        return table
+
+    @field_validator("methods")
+    @classmethod
+    def _names_of_their_own(cls, methods: dict[str, MethodEntry]) -> dict[str, MethodEntry]:
+        for name in methods:
+            # what stands beside it in the column of methods
+            if name in (*BASELINES, UNTRAINED) or name.startswith((WARMED_UP, "chat_")):
+                raise ValueError(f"a method cannot be called '{name}': another row of the results has this name")
+        return methods
+
     @field_validator("task", "datasets")
     @classmethod
     def _known_sources(cls, value: TaskSettings | dict[str, TaskSettings]) -> TaskSettings | dict[str, TaskSettings]:
@@ -98,6 +119,8 @@ class Parameters(Settings):
     @field_validator("needs", "needs_asked")
     @classmethod
     def _known_nouns(cls, needs: dict[str, Need]) -> dict[str, Need]:
+        if ALL_NEEDS in needs:
+            raise ValueError(f"a need cannot be called '{ALL_NEEDS}', which means all of them")
         for name, need in needs.items():
             fields = re.findall(r"\{(\w*)\}", need.instruction)
             if unknown := [field for field in fields if field not in NOUN_FIELDS]:
@@ -118,6 +141,8 @@ class Parameters(Settings):
     @classmethod
     def _known_baselines(cls, value: EvaluationSettings) -> EvaluationSettings:
         _refuse_unknown("baseline", value.baselines, BASELINES)
+        if twice := [name for name in BASELINES if value.baselines.count(name) > 1]:
+            raise ValueError(f"baseline '{twice[0]}' is named twice")
         return value
 
     @field_validator("chat")
