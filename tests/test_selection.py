@@ -31,6 +31,9 @@ def test_entries_of_a_selection_in_the_order_of_the_table(selection, names) -> N
 def test_entries_that_do_not_exist() -> None:
     with pytest.raises(InputError, match="need 'd' is unknown; choose among a, b, c"):
         entries("needs", "a,d", _root_=TABLES)
+    # `--params need=`
+    with pytest.raises(InputError, match="need '' is unknown; choose among a, b, c"):
+        entries("needs", None, _root_=TABLES)
 
 
 @pytest.mark.parametrize(("needs", "number"), [("a", 8), ("b", 20), ("c", 5), ("a,c", 8), ("c+b", 20), ("all", 20)])

@@ -246,7 +246,7 @@ def entries(table: str, names: Any, *, _root_: Any) -> Any:
     Of the needs, `all` means those that the chosen dataset can serve.
     """
     options = _root_[table]
-    chosen = select_needs(str(names), options)
+    chosen = select_needs("" if names is None else str(names), options)
     given = {name.strip() for name in str(names).replace("+", ",").split(",")}
     if table == "needs" and ALL_NEEDS in given:
         task = _root_.get("task", {})  # made by a resolver, each time it is read
