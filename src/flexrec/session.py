@@ -53,7 +53,7 @@ class FlexrecSession(KedroSession):
             self.check_parameters()
             return super().run(pipeline_name, pipeline_names, tags, runner, **selection)
         except Exception as error:
-            if (message := _message(error)) is None:
+            if (message := told(error)) is None:
                 raise
             logger.debug("The run failed.", exc_info=True)
             raise click.ClickException(message) from error
@@ -104,7 +104,7 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -
             _check_keys(value, known[key], f"{path}{key}.")
 
 
-def _message(error: Exception) -> str | None:
+def told(error: Exception) -> str | None:
     """What to tell the user, or None where the traceback is what helps."""
     if (known := user_error(error)) is not None:
         return str(known)

@@ -113,7 +113,8 @@ def _places(cells: pd.DataFrame) -> dict[str, object]:
 def _warm_up_seconds(cells: pd.DataFrame) -> float:
     """Of every warm-up once, however many cells share it."""
     shared = ["dataset", "density", "model", Columns.NEED, "gains", "seed"]
-    return float(cells.drop_duplicates(shared)["warm_up_seconds"].sum())
+    known = cells[cells["warm_up_seconds"].notna()]
+    return float(known.drop_duplicates(shared)["warm_up_seconds"].sum())
 
 
 def write_tables(tables: Sequence[StudyTable], folder: Path) -> None:
