@@ -14,7 +14,7 @@ from flexrec.export import main
         (["--params", "rl.stepz=2"], "unknown parameter `rl.stepz`. Did you mean `rl.steps`?"),
     ],
 )
-def test_a_mistake_is_told_in_one_message(project_root: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_mistake_is_told_once(project_root: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(main, [str(tmp_path / "out"), "--project", str(project_root), *arguments])
     assert done.exit_code == 1
     assert done.output.startswith("Error: ")
@@ -24,4 +24,5 @@ def test_a_mistake_is_told_in_one_message(project_root: Path, tmp_path: Path, ar
 
 def test_a_folder_that_is_no_project(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [str(tmp_path / "out"), "--project", str(tmp_path)])
-    assert done.output == f"Error: {tmp_path} is no project; start the command in its folder, or name it with --project\n"
+    assert done.exit_code == 1
+    assert done.output.startswith(f"Error: {tmp_path} is no project; start the command in its folder, or name it with")

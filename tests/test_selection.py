@@ -103,7 +103,7 @@ def test_names_of_registries_are_checked(parameters) -> None:
 
 def test_a_baseline_that_is_named_twice(parameters) -> None:
     parameters["evaluate"] = parameters["evaluate"] | {"baselines": ["random", "star", "random"]}
-    with pytest.raises(InputError, match="^parameter `evaluate`: baseline 'random' is named twice"):
+    with pytest.raises(InputError, match=r"^parameter `evaluate`: baseline 'random' is named twice"):
         validate_selection(parameters)
 
 
@@ -133,7 +133,7 @@ def test_a_name_that_cannot_stand_in_a_path_or_a_selection(parameters, table, na
 
 def test_a_need_cannot_be_called_all(parameters) -> None:
     parameters["needs"]["all"] = parameters["needs"]["trend"]
-    with pytest.raises(InputError, match="^parameter `needs`: a need cannot be called 'all'"):
+    with pytest.raises(InputError, match=r"^parameter `needs`: a need cannot be called 'all'"):
         validate_selection(parameters)
 
 

@@ -58,4 +58,4 @@ def test_titles_are_escaped_and_broken_into_lines():
 
 
 def test_what_is_no_language_model_is_known_to_tables_and_figures():
-    assert BASELINES == tuple(baselines.BASELINES)
+    assert tuple(baselines.BASELINES) == BASELINES

@@ -376,7 +376,8 @@ class _Refusal:
         value = "" if values is None else _shown(values.iloc[at])
         named = f"{column} " if column else ""
         more = f" ({wrong.size} rows are like this)" if wrong.size > 1 else ""
-        raise InputError(f"{self._path}, row {self._first_row + at} ({key}): {named}{problem.replace('{}', value)}{more}")
+        told = problem.replace("{}", value)
+        raise InputError(f"{self._path}, row {self._first_row + at} ({key}): {named}{told}{more}")
 
 
 def _shown(value: str) -> str:

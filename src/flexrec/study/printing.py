@@ -54,9 +54,7 @@ def study_text(tables: Sequence[StudyTable], cells: pd.DataFrame, width: int = 1
             title=escape(f"{table.heading}\n{table.subject}, * best mean"), title_justify="left", box=SIMPLE_HEAD
         )
         for place in keep:
-            text.add_column(
-                escape(table.headings[place]), justify="left" if place < 2 else "right", no_wrap=place < 2
-            )
+            text.add_column(escape(table.headings[place]), justify="left" if place < 2 else "right", no_wrap=place < 2)
         for row in table.rows:
             shown = (row[place] for place in keep)
             text.add_row(*(escape(f"{cell.text} *" if cell.best else cell.text) for cell in shown))
