@@ -197,3 +197,10 @@ def test_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "run", lambda *args, **kwargs: called.append((args, kwargs)))
     __main__.main("--help")
     assert (configured, called) == (["flexrec"], [(("--help",), {})])
+
+
+def test_bars_of_libraries_are_for_terminals(project_root: Path) -> None:
+    code = "import os, flexrec.settings; print(os.environ.get('HF_HUB_DISABLE_PROGRESS_BARS'))"
+    clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, cwd=project_root)
+    assert done.stdout == "1\n"
