@@ -137,6 +137,19 @@ def test_a_need_cannot_be_called_all(parameters) -> None:
         validate_selection(parameters)
 
 
+def test_a_number_that_is_infinite_or_none_is_refused_whatever_its_bounds(parameters) -> None:
+    parameters["rl"] = parameters["rl"] | {"learning_rate": float("inf")}
+    parameters["datasets"]["ml-1m"] = parameters["datasets"]["ml-1m"] | {"relevant_engagement": "nan"}
+    parameters["planted"]["rewards"]["rates"][1] = float("inf")
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    assert str(caught.value).splitlines() == [
+        "parameter `datasets.ml-1m.relevant_engagement`: a finite number is needed (it is nan)",
+        "parameter `rl.learning_rate`: a finite number is needed (it is inf)",
+        "parameter `planted.rewards.rates.1`: a finite number is needed (it is inf)",
+    ]
+
+
 # ---- which needs a dataset can serve ----
 
 

@@ -4,13 +4,14 @@ The resolvers `entry` and `entries` pick the chosen entries out of the tables in
 `methods.yml` and `models.yml`, so that a node depends on the entry that it uses and on no other.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pydantic import Field, PositiveInt, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PositiveInt, RootModel, ValidationError, ValidationInfo, field_validator
 
 from flexrec.baselines import BASELINES
 from flexrec.config import Settings
@@ -179,6 +180,8 @@ def validate_selection(parameters: dict[str, Any]) -> None:
             given = f" (it is {problem['input']!r})" if shown else ""
             lines.append(f"parameter `{key}`: {reason}{given}")
         raise InputError("\n".join(lines)) from error
+    if lines := [f"parameter `{key}`: a finite number is needed (it is {value})" for key, value in _infinite(checked)]:
+        raise InputError("\n".join(lines))
     for name, need in (checked.needs_asked | checked.probe_needs).items():
         if lacks := _obstacle(need, checked.task):
             served = [name for name, need in checked.needs.items() if _obstacle(need, checked.task) is None]
@@ -188,6 +191,20 @@ def validate_selection(parameters: dict[str, Any]) -> None:
             )
 
     _refuse_idle_predictions(checked)
+
+
+def _infinite(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of nested settings that is infinite or none, with its key: bounds let some of them through."""
+    while isinstance(value, BaseModel):
+        value = value.root if isinstance(value, RootModel) else dict(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _infinite(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _infinite(item, f"{key}.{place}")
 
 
 def _refuse_idle_predictions(checked: Parameters) -> None:
