@@ -51,10 +51,10 @@ STUDY ?= default
 PAGES ?= data/08_reporting/study/$(STUDY)
 
 study: $(VENV)/.run
-	$(BIN)/kedro run --pipeline=study --params study=$(STUDY)
+	$(BIN)/kedro run --pipelines=study --params study=$(STUDY)
 
 study-plan: $(VENV)/.run
-	$(BIN)/kedro run --pipeline=study_plan --params study=$(STUDY)
+	$(BIN)/kedro run --pipelines=study_plan --params study=$(STUDY)
 
 # The tables of a study into docs/results; by PAGES=data/08_reporting/... those of the planted-truth study, query rewriting,
 # the probe, forgetting, headroom and a chat endpoint.

@@ -236,8 +236,23 @@ def test_a_pinned_version_is_not_made_again(tiny: TinyProject) -> None:
     assert tiny.reason("write") == "input summary changed"
     assert f"describe: not run, pinned to summary {version}" in tiny.log
     assert (tiny.path / TEXT).read_text() == "mean counts"
-    with pytest.raises(click.ClickException, match="`summary` is not there"):
-        tiny.run(load_versions={"summary": "2020-01-01T00.00.00.000Z"})
+
+
+def test_a_pinned_version_that_is_not_there_is_refused_before_anything_runs(tiny: TinyProject) -> None:
+    tiny.run()
+    version = tiny.newest(SUMMARY).parent.name
+    with pytest.raises(click.ClickException, match=rf"^`summary` has no version 2020; there are: {version}$"):
+        tiny.run({"factor": 3}, load_versions={"summary": "2020"})
+    assert not any(": runs," in line for line in tiny.log)
+
+
+def test_a_run_that_made_nothing_has_nothing_to_go_on_from(tiny: TinyProject) -> None:
+    tiny.replace(NODES, "def scale(", "def scale(*_):\n    raise InputError('no')\n\n\ndef unscaled(")
+    tiny.replace(NODES, "from tiny import words", "from flexrec.errors import InputError\nfrom tiny import words")
+    with pytest.raises(click.ClickException, match="no"):
+        tiny.run()
+    assert any("0 of 4 nodes ran" in line for line in tiny.log)
+    assert not any("goes on from here" in line for line in tiny.log)
 
 
 def test_a_version_from_the_future_is_no_silent_success(tiny: TinyProject) -> None:

@@ -31,6 +31,9 @@ def test_entries_of_a_selection_in_the_order_of_the_table(selection, names) -> N
 def test_entries_that_do_not_exist() -> None:
     with pytest.raises(InputError, match="need 'd' is unknown; choose among a, b, c"):
         entries("needs", "a,d", _root_=TABLES)
+    # `--params need=`
+    with pytest.raises(InputError, match="need '' is unknown; choose among a, b, c"):
+        entries("needs", None, _root_=TABLES)
 
 
 @pytest.mark.parametrize(("needs", "number"), [("a", 8), ("b", 20), ("c", 5), ("a,c", 8), ("c+b", 20), ("all", 20)])
@@ -96,6 +99,55 @@ def test_names_of_registries_are_checked(parameters) -> None:
     source, baseline = str(caught.value).splitlines()
     assert source.startswith("parameter `datasets`: unknown source 'ml-2m', allowed: ml-100k, ml-1m, ")
     assert baseline.startswith("parameter `evaluate`: unknown baseline 'magic', allowed: random, retriever, ")
+
+
+def test_a_baseline_that_is_named_twice(parameters) -> None:
+    parameters["evaluate"] = parameters["evaluate"] | {"baselines": ["random", "star", "random"]}
+    with pytest.raises(InputError, match=r"^parameter `evaluate`: baseline 'random' is named twice"):
+        validate_selection(parameters)
+
+
+@pytest.mark.parametrize("name", ["random", "untrained", "warmed_up", "warmed_up_observed", "chat_openai"])
+def test_a_method_cannot_have_the_name_of_another_row(parameters, name) -> None:
+    parameters["methods"][name] = parameters["methods"]["flexrec"]
+    with pytest.raises(InputError, match=f"^parameter `methods`: a method cannot be called '{name}'"):
+        validate_selection(parameters)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "like"),
+    [
+        ("needs", "calm+new", "trend"),
+        ("datasets", "my/data", "ml-100k"),
+        ("models", "..", "smollm2-135m"),
+        ("layouts", "a,b", "default"),
+        ("methods", "", "flexrec"),
+    ],
+)
+def test_a_name_that_cannot_stand_in_a_path_or_a_selection(parameters, table, name, like) -> None:
+    parameters[table][name] = parameters[table][like]
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    assert f"parameter `{table}`: the name {name!r} cannot be used" in str(caught.value)
+
+
+def test_a_need_cannot_be_called_all(parameters) -> None:
+    parameters["needs"]["all"] = parameters["needs"]["trend"]
+    with pytest.raises(InputError, match=r"^parameter `needs`: a need cannot be called 'all'"):
+        validate_selection(parameters)
+
+
+def test_a_number_that_is_infinite_or_none_is_refused_whatever_its_bounds(parameters) -> None:
+    parameters["rl"] = parameters["rl"] | {"learning_rate": float("inf")}
+    parameters["datasets"]["ml-1m"] = parameters["datasets"]["ml-1m"] | {"relevant_engagement": "nan"}
+    parameters["planted"]["rewards"]["rates"][1] = float("inf")
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    assert str(caught.value).splitlines() == [
+        "parameter `datasets.ml-1m.relevant_engagement`: a finite number is needed (it is nan)",
+        "parameter `rl.learning_rate`: a finite number is needed (it is inf)",
+        "parameter `planted.rewards.rates.1`: a finite number is needed (it is inf)",
+    ]
 
 
 # ---- which needs a dataset can serve ----

@@ -8,9 +8,12 @@ from typing import Any
 import click
 import pytest
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.startup import bootstrap_project
 from kedro.runner import ThreadRunner
 
 from flexrec import cli, settings
+from flexrec.errors import InputError
+from flexrec.session import FlexrecSession
 from tiny_project import TinyProject, tiny_project
 
 NODES = "src/tiny/pipelines/make/nodes.py"
@@ -197,3 +200,36 @@ def test_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "run", lambda *args, **kwargs: called.append((args, kwargs)))
     __main__.main("--help")
     assert (configured, called) == (["flexrec"], [(("--help",), {})])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        # settings with defaults, which no file names
+        ({"rl": {"iterations": 2}, "evaluate": {"permutations": 500}, "decoding": {"engine": "replicated"}}, None),
+        ({"warm_up_steps": {"fresh": 3}}, None),
+        ({"rl": {"iterations": 0}}, "parameter `rl.iterations`: input should be greater than or equal to 1"),
+        ({"rl": {"stepz": 3}}, "unknown parameter `rl.stepz`. Did you mean `rl.steps`?"),
+        ({"rll": {"steps": 3}}, "unknown parameter `rll`. Did you mean `rl`?"),
+        ({"warm_up_steps": {"frsh": 3}}, "unknown need 'frsh', allowed: default, interest"),
+        ({"seed": True}, "parameter `seed`: input should be a valid integer"),
+    ],
+)
+def test_a_parameter_that_stands_in_no_file_is_judged_by_the_settings(
+    project_root: Path, given: dict[str, Any], message: str | None
+) -> None:
+    bootstrap_project(project_root)
+    session = FlexrecSession.create(project_root, save_on_close=False, env="test", runtime_params=given)
+    if message is None:
+        session.check_parameters()
+        return
+    with pytest.raises(InputError) as caught:
+        session.check_parameters()
+    assert message in str(caught.value)
+
+
+def test_bars_of_libraries_are_for_terminals(project_root: Path) -> None:
+    code = "import os, flexrec.settings; print(os.environ.get('HF_HUB_DISABLE_PROGRESS_BARS'))"
+    clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean, cwd=project_root)
+    assert done.stdout == "1\n"

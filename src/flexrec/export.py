@@ -35,6 +35,8 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
     Raises:
         InputError: A parameter is refused, or an artifact has not been made yet.
     """
+    if not (project / "pyproject.toml").is_file():
+        raise InputError(f"{project} is no project; start the command in its folder, or name it with --project")
     bootstrap_project(project)
     from flexrec.session import FlexrecSession
 
@@ -84,8 +86,12 @@ def main(target: Path, project: Path, env: str | None, params: dict[str, Any]) -
     """The command line."""
     try:
         click.echo(export(project.resolve(), target.resolve(), env=env, parameters=params))
-    except InputError as error:
-        raise click.ClickException(str(error)) from error
+    except Exception as error:
+        from flexrec.session import told
+
+        if (message := told(error)) is None:
+            raise
+        raise click.ClickException(message) from error
 
 
 if __name__ == "__main__":

@@ -224,6 +224,7 @@ class FingerprintRunner(SequentialRunner):
         """
         nodes = pipeline.nodes
         _check_inputs(nodes, catalog)
+        _check_pins(nodes, catalog)
         # Before anything runs: what is edited during the run was not what ran.
         code = {node.name: code_behind(node, catalog) for node in nodes}
         run = RunState(catalog, hook_manager, run_id, _is_fresh(catalog), code)
@@ -294,6 +295,19 @@ def _check_inputs(nodes: list[Node], catalog: CatalogProtocol) -> None:
                     f"node '{node.name}' reads `{name}`, which lies in no local file: give it a catalog entry, so that "
                     "a later run can tell whether it has changed"
                 )
+
+
+def _check_pins(nodes: list[Node], catalog: CatalogProtocol) -> None:
+    """Refuse, before anything runs, a version that is to be loaded and is not there."""
+    for node in nodes:
+        for name in node.outputs:
+            dataset = unwrapped(catalog[name])
+            pin = None if is_parameter(name) else pin_of(dataset)
+            if pin is None or path_of(dataset) is not None:
+                continue
+            place = Path(dataset._filepath)  # type: ignore[attr-defined]
+            there = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+            raise InputError(f"`{name}` has no version {pin}; there are: {', '.join(there[-8:]) or 'none'}")
 
 
 def _is_fresh(catalog: CatalogProtocol) -> bool:
@@ -425,6 +439,6 @@ def _summarise(run: RunState, total: int, seconds: float) -> None:
     lines += [f"  made   {readable_path(stored.path)}, {readable_size(stored.size)}" for stored in made]
     if reused:
         lines.append(f"  reused {', '.join(reused)}")
-    if len(run.settled) < total:
+    if made and len(run.settled) < total:
         lines.append("What was made stays: the same command goes on from here.")
     logger.info("%s", "\n".join(lines), extra={"markup": False})

@@ -4,18 +4,20 @@ The resolvers `entry` and `entries` pick the chosen entries out of the tables in
 `methods.yml` and `models.yml`, so that a node depends on the entry that it uses and on no other.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pydantic import Field, PositiveInt, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PositiveInt, RootModel, ValidationError, ValidationInfo, field_validator
 
 from flexrec.baselines import BASELINES
 from flexrec.config import Settings
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.errors import InputError
+from flexrec.evaluation.names import UNTRAINED, WARMED_UP
 from flexrec.evaluation.probe_settings import ProbeSettings
 from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.forgetting.settings import ForgettingSettings
@@ -37,6 +39,9 @@ from flexrec.sources import Changeable, source_of
 from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.tabular import Engine
 
+_NAME = re.compile(r"\w[\w.-]*")
+"""Of what `--params` chooses by name: it becomes part of a path, and `,` and `+` join several."""
+
 
 class Parameters(Settings):
     """All parameters of the project; a key that is not here does not exist."""
@@ -47,7 +52,7 @@ class Parameters(Settings):
     model: str
     layout: str
     density: float = Field(gt=0, le=1, description="Share of each user's interactions that is observed")
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, strict=True)
     fresh: bool
     raw_folder: str
     engine: Engine
@@ -88,6 +93,23 @@ class Parameters(Settings):
     chats: dict[str, ChatSettings] = Field(default_factory=dict)
     chat: str = "none"
 
+    @field_validator("datasets", "needs", "methods", "models", "layouts", "chats")
+    @classmethod
+    def _usable_names(cls, table: dict[str, Any]) -> dict[str, Any]:
+        for name in table:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"the name {name!r} cannot be used; letters, digits, `_`, `-` and `.` can")
+        return table
+
+    @field_validator("methods")
+    @classmethod
+    def _names_of_their_own(cls, methods: dict[str, MethodEntry]) -> dict[str, MethodEntry]:
+        for name in methods:
+            # what stands beside it in the column of methods
+            if name in (*BASELINES, UNTRAINED) or name.startswith((WARMED_UP, "chat_")):
+                raise ValueError(f"a method cannot be called '{name}': another row of the results has this name")
+        return methods
+
     @field_validator("task", "datasets")
     @classmethod
     def _known_sources(cls, value: TaskSettings | dict[str, TaskSettings]) -> TaskSettings | dict[str, TaskSettings]:
@@ -98,6 +120,8 @@ class Parameters(Settings):
     @field_validator("needs", "needs_asked")
     @classmethod
     def _known_nouns(cls, needs: dict[str, Need]) -> dict[str, Need]:
+        if ALL_NEEDS in needs:
+            raise ValueError(f"a need cannot be called '{ALL_NEEDS}', which means all of them")
         for name, need in needs.items():
             fields = re.findall(r"\{(\w*)\}", need.instruction)
             if unknown := [field for field in fields if field not in NOUN_FIELDS]:
@@ -118,6 +142,8 @@ class Parameters(Settings):
     @classmethod
     def _known_baselines(cls, value: EvaluationSettings) -> EvaluationSettings:
         _refuse_unknown("baseline", value.baselines, BASELINES)
+        if twice := [name for name in BASELINES if value.baselines.count(name) > 1]:
+            raise ValueError(f"baseline '{twice[0]}' is named twice")
         return value
 
     @field_validator("chat")
@@ -154,6 +180,8 @@ def validate_selection(parameters: dict[str, Any]) -> None:
             given = f" (it is {problem['input']!r})" if shown else ""
             lines.append(f"parameter `{key}`: {reason}{given}")
         raise InputError("\n".join(lines)) from error
+    if lines := [f"parameter `{key}`: a finite number is needed (it is {value})" for key, value in _infinite(checked)]:
+        raise InputError("\n".join(lines))
     for name, need in (checked.needs_asked | checked.probe_needs).items():
         if lacks := _obstacle(need, checked.task):
             served = [name for name, need in checked.needs.items() if _obstacle(need, checked.task) is None]
@@ -163,6 +191,20 @@ def validate_selection(parameters: dict[str, Any]) -> None:
             )
 
     _refuse_idle_predictions(checked)
+
+
+def _infinite(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of nested settings that is infinite or none, with its key: bounds let some of them through."""
+    while isinstance(value, BaseModel):
+        value = value.root if isinstance(value, RootModel) else dict(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _infinite(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from _infinite(item, f"{key}.{place}")
 
 
 def _refuse_idle_predictions(checked: Parameters) -> None:
@@ -221,7 +263,7 @@ def entries(table: str, names: Any, *, _root_: Any) -> Any:
     Of the needs, `all` means those that the chosen dataset can serve.
     """
     options = _root_[table]
-    chosen = select_needs(str(names), options)
+    chosen = select_needs("" if names is None else str(names), options)
     given = {name.strip() for name in str(names).replace("+", ",").split(",")}
     if table == "needs" and ALL_NEEDS in given:
         task = _root_.get("task", {})  # made by a resolver, each time it is read

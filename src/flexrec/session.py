@@ -53,7 +53,7 @@ class FlexrecSession(KedroSession):
             self.check_parameters()
             return super().run(pipeline_name, pipeline_names, tags, runner, **selection)
         except Exception as error:
-            if (message := _message(error)) is None:
+            if (message := told(error)) is None:
                 raise
             logger.debug("The run failed.", exc_info=True)
             raise click.ClickException(message) from error
@@ -66,12 +66,19 @@ class FlexrecSession(KedroSession):
         Raises:
             InputError: Names the key and the allowed ones, or is the project's own.
         """
+        unknown: _UnknownKeyError | None = None
         try:
             if given := self.store.get("runtime_params"):
                 loader = settings.CONFIG_LOADER_CLASS(
                     conf_source=self._conf_source, env=self.store.get("env"), **settings.CONFIG_LOADER_ARGS
                 )
-                _check_keys(given, {**loader["parameters"], "fresh": False}, "")
+                try:
+                    _check_keys(given, {**loader["parameters"], "fresh": False}, "")
+                except _UnknownKeyError as error:
+                    if not self._has_selection():
+                        raise
+                    # a setting that has a default may stand in no file; the project's own check knows it
+                    unknown = error
             checked = self._get_config_loader()
             parameters = checked["parameters"]
         except MissingConfigException:
@@ -79,23 +86,39 @@ class FlexrecSession(KedroSession):
         # the context shall not read the files again
         checked["parameters"] = parameters
         self._checked = checked
-        name = f"{self._package_name}.selection"
-        if importlib.util.find_spec(name) is not None:
-            importlib.import_module(name).validate_selection(parameters)
+        if self._has_selection():
+            try:
+                importlib.import_module(f"{self._package_name}.selection").validate_selection(parameters)
+            except InputError as error:
+                if unknown is not None and f"`{unknown.key}`: extra inputs" in str(error):
+                    raise unknown from None
+                raise
+
+    def _has_selection(self) -> bool:
+        return importlib.util.find_spec(f"{self._package_name}.selection") is not None
 
     def _get_config_loader(self) -> AbstractConfigLoader:
         """The loader whose parameters were checked, if any were."""
         return super()._get_config_loader() if self._checked is None else self._checked
 
 
+class _UnknownKeyError(InputError):
+    """A key that no file of the configuration has."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -> None:
     for key, value in given.items():
         if key not in known:
             close = difflib.get_close_matches(str(key), [str(k) for k in known], n=1)
-            raise InputError(
+            raise _UnknownKeyError(
+                f"{path}{key}",
                 f"unknown parameter `{path}{key}`."
                 + (f" Did you mean `{path}{close[0]}`?" if close else "")
-                + f" Allowed: {', '.join(f'{path}{k}' for k in sorted(known, key=str))}."
+                + f" Allowed: {', '.join(f'{path}{k}' for k in sorted(known, key=str))}.",
             )
         # An empty mapping or null in the configuration may be filled with anything.
         if isinstance(value, Mapping) and known[key]:
@@ -104,7 +127,7 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], path: str) -
             _check_keys(value, known[key], f"{path}{key}.")
 
 
-def _message(error: Exception) -> str | None:
+def told(error: Exception) -> str | None:
     """What to tell the user, or None where the traceback is what helps."""
     if (known := user_error(error)) is not None:
         return str(known)

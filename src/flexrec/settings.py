@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from flexrec.session import FlexrecSession
 # No telemetry: Kedro and MLflow read the first (the word, not 1), TRL and the hub's client the second.
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Bars of the libraries are for terminals, as the project's own are (`flexrec.progress`); in a log they are noise.
+if not sys.stderr.isatty():
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _selection(name: str) -> Callable[..., Any]:

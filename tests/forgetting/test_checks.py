@@ -62,6 +62,7 @@ BAD = {
         ('["a"]', {"keys": ["a"]}),
         ('"a"', {"keys": ["a"]}),
         ('{"a": 1', {"keys": ["a"]}),
+        ("[" * 100_000, {"keys": ["a"]}),
     ],
     "max_words": [("one two three four", {"count": 3})],
     "paragraphs": [

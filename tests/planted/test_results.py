@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from flexrec.planted.page import planted_page, planted_text
 from flexrec.planted.results import BEST, COMMON, area, summarise_planted
@@ -84,6 +87,24 @@ def test_a_policy_asked_for_a_need_is_compared_with_the_one_trained_for_it():
 def settings(project_root) -> PlantedSettings:
     text = (project_root / "conf" / "base" / "parameters_planted.yml").read_text(encoding="utf-8")
     return PlantedSettings.model_validate(yaml.safe_load(text)["planted"] | {"statistics": STATISTICS.model_dump()})
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("rewards", {"rates": [0.1, 0.2, 0.1]}, "0.1 stands twice in `rates`"),
+        ("uncertainty", {"critics": [{"name": "even"}, {"name": "even", "spread": 1}]}, "even stands twice"),
+        ("uncertainty", {"noises": [0.3, 0.3]}, "0.3 stands twice in `noises`"),
+        ("uncertainty", {"scopes": ["none", "group", "group"]}, "group stands twice in `scopes`"),
+        ("uncertainty", {"low": 6.0}, "the smallest weight, 6, is above the largest, 5"),
+        ("gradients", {"start": [0, 0]}, "0 stands twice in `start`"),
+        ("gradients", {"variants": [{}, {}]}, "swap causal, pooled stands twice in `variants`"),
+    ],
+)
+def test_what_could_not_be_told_apart_is_refused_before_training(settings, part, change, message):
+    given = settings.model_dump()
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        PlantedSettings.model_validate(given | {part: given[part] | change})
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,8 @@ def test_facts_ask_torch_only_where_it_is_loaded(monkeypatch):
             ["kedro", "run", "--params", "raw_folder=/data/raw,need=trend"],
             "kedro run --params raw_folder=raw,need=trend",
         ),
+        (["kedro", "run", "--params", "x=~/own/data,y=[/a/b,/c/d]"], "kedro run --params x=~/own/data,y=[b,d]"),
+        (["kedro", "run", "--params", "x=file:///home/me/conf"], "kedro run --params x=file://conf"),
         (["kedro", "run", "--params", "rl.max_new_tokens=64"], "kedro run --params rl.max_new_tokens=64"),
         (["x", "--hub-token", "abc", "y"], "x --hub-token *** y"),
         (["x", "--api-key=abc"], "x --api-key=***"),

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from flexrec import baselines
 from flexrec.reporting.style import BASELINES, STAGES, interval, label, looks, number, ordered, p_value, title
 
 METHODS = (*BASELINES, *STAGES, "flexrec", "rec_r1", "rank_grpo", "a", "b", "c")
@@ -54,3 +55,7 @@ def test_titles_are_escaped_and_broken_into_lines():
     lines = title("word " * 60).split("<br>")
     assert len(lines) == 3
     assert max(map(len, lines)) <= 100
+
+
+def test_what_is_no_language_model_is_known_to_tables_and_figures():
+    assert tuple(baselines.BASELINES) == BASELINES

@@ -118,6 +118,17 @@ def test_terminal_table_is_plain_text(world):
     assert "[x]" in terminal_table(SUMMARY.replace("random", "[x]"))
 
 
+def test_an_interval_on_a_terminal_stays_beside_its_mean(world):
+    extra = [compared("flexrec", 0.7, name, 0.1, 0.5) for name in ("untrained", "warmed_up", "lambdamart")]
+    names = ("untrained", "warmed_up", "lambdamart", "mf")
+    summary = pd.DataFrame([*extra, *(row(name, 0.712 if name == "lambdamart" else 0.612) for name in names)])
+    side = [row(name, 0.0, metric=metric) for name in (*names, "flexrec") for metric in ("invalid_rate", "kendall_tau")]
+    text = terminal_table(pd.concat([summary, pd.DataFrame(side)], ignore_index=True))
+    assert text.count("0.612 [0.512, 0.712]") == 3
+    assert "0.712 [0.612, 0.812] *" in text
+    assert max(len(line) for line in text.splitlines()) <= 110
+
+
 def test_sentences_say_what_was_found():
     (sentence,) = summary_sentences(SUMMARY, method="flexrec")
     assert sentence == (
@@ -141,6 +152,11 @@ def test_sentences_claim_nothing_without_evidence():
         "The strongest baseline is item mean with 0.800 (difference -0.300)."
     )
     assert summary_sentences(SUMMARY, method="absent") == []
+
+
+def test_a_small_fact_is_not_rounded_away():
+    facts = {"density": 0.25, "correlation": -0.0412, "mse": 128.71, "memory": 23.5, "candidates": 10.0, "none": 0.0}
+    assert [text for _, text in flatten_facts(facts)] == ["0.25", "-0.0412", "128.7", "23.5", "10", "0"]
 
 
 def test_facts_are_flattened_and_escaped():

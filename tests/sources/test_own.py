@@ -179,6 +179,7 @@ HEADER = "user_id,item_id,engagement,timestamp\n"
         (PLAYS + "ana,b,1,0\n", r"timestamp '0' is not a time between .*; check timestamp_unit"),
         (PLAYS + "ana,b,1,2023-11-14\n", r"timestamp '2023-11-14' is not a number"),
         (PLAYS + ",b,1,1700000000\n", r"row 5 \(user '', item 'b'\): the user has no id"),
+        (PLAYS + " ,b,1,1700000000\n", r"row 5 \(user '', item 'b'\): the user has no id"),
         (PLAYS + "ana,,1,1700000000\n", r"row 5 \(user 'ana', item ''\): the item has no id"),
         (PLAYS + "ana,zz,1,1700000000\n", r"row 5 \(user 'ana', item 'zz'\): the item is not in items\.csv; add it"),
         (REPEATED, r"row 5 \(user 'ana', item 'a'\): the pair occurs before; .*repeats: first, last or sum \(2 rows"),
@@ -209,6 +210,25 @@ def test_bad_interactions(tmp_path, plays, message) -> None:
 def test_bad_items(tmp_path, songs, message) -> None:
     with pytest.raises(InputError, match=message):
         read(tmp_path, songs=songs)
+
+
+@pytest.mark.parametrize("time", ["now", "today", "NaT", "", "-2020-01-01"])
+def test_a_time_that_is_none(tmp_path, time) -> None:
+    with pytest.raises(InputError, match=rf"row 2 \(user 'ben', item 'b'\): timestamp '{time}' is not a time in ISO"):
+        read(tmp_path, f"user_id,item_id,engagement,timestamp\nben,b,2,{time}\n", timestamp_unit="iso")
+
+
+def test_a_quotation_mark_that_nothing_closes(tmp_path) -> None:
+    # all that follows would be the title of one item, and the plays of the others dropped
+    with pytest.raises(InputError, match=r"items.csv: a quotation mark is not closed, behind row 2; correct the file"):
+        read(tmp_path, songs='item_id,title\na,A\nb,"B\nc,C\n', unknown_items="drop")
+    assert read(tmp_path, songs='item_id,title\na,A\nb,"7"" B\nC"\n').items[Columns.TITLE].tolist() == ["A", '7" B C']
+
+
+def test_a_file_of_any_name_is_named(tmp_path) -> None:
+    (tmp_path / "it{e}ms.csv").write_text("item_id,title\nb,B\n")
+    with pytest.raises(InputError, match=r"the item is not in it\{e\}ms.csv"):
+        read(tmp_path, items="it{e}ms.csv")
 
 
 @pytest.mark.parametrize("year", ["soon", "99999", "-1", "inf"])

@@ -1,8 +1,8 @@
 import pytest
 
 from flexrec.errors import InputError
-from flexrec.study.plan import Cell, cells_of, readable_time
-from flexrec.study.settings import StudySettings
+from flexrec.study.plan import Cell, cells_of, readable_time, refuse_unknown_rows
+from flexrec.study.settings import StudyOptions, StudySettings
 
 KNOWN = {
     "datasets": ["ml-100k", "ml-1m"],
@@ -86,6 +86,23 @@ def test_one_run_cannot_have_two_budgets():
 def test_unknown_names_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         cells({"needs": ["a"], "methods": ["flexrec"], **change})
+
+
+def rows_of(table: dict | None = None, **others: object) -> None:
+    options = StudyOptions.model_validate({"log_folder": "logs", "tables": {"6": {"title": "t"} | (table or {})}})
+    study_of = study({"needs": ["a"], "methods": ["flexrec"]}, **others)
+    refuse_unknown_rows("mine", study_of, options, KNOWN["methods"], ["item_mean", "untrained"])
+
+
+def test_references_and_rows_of_tables_are_names_that_exist():
+    rows_of({"rows": ["flexrec", "rec_r1"], "cross": {"columns": ["a"], "rows": {"b": ["per_rank"]}}})
+    rows_of(references=["flexrec", "item_mean", "untrained", "warmed_up", "warmed_up_observed", "chat_openai"])
+    with pytest.raises(InputError, match=r"^study 'mine': unknown reference 'flexrek'. Allowed: flexrec, rec_r1, "):
+        rows_of(references=["flexrek", "untrained"])
+    with pytest.raises(InputError, match=r"^study_options.tables.6: unknown method 'item_mean'. Allowed: flexrec"):
+        rows_of({"rows": ["flexrec", "item_mean"]})
+    with pytest.raises(InputError, match=r"^study_options.tables.6: unknown method 'pop'"):
+        rows_of({"cross": {"columns": ["a"], "rows": {"b": ["pop"]}}})
 
 
 @pytest.mark.parametrize("text", ["rl.steps", "=3", "seed=3", "study=x", "method=flexrec"])

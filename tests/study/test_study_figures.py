@@ -21,6 +21,13 @@ def test_every_row_is_drawn_with_its_interval(collected, how):
     assert "2 seeds" in drawn["FlexRec"].hovertemplate
 
 
+def test_a_row_has_the_name_that_it_has_in_the_tables(how):
+    found = collect([result("flexrec", 0), result("rec_r1_critic", 0, gains="observed")])
+    figure = forest_figure(row_means(found.instances, ["ndcg_at_5"], how), methods=["flexrec", "rec_r1_critic"])
+    labels = list(figure.layout.yaxis.categoryarray)
+    assert labels[2:] == ["untrained", "warmed-up", "warmed-up, observed", "FlexRec", "Rec-R1 + critic"]
+
+
 def test_learning_is_drawn_by_steps_and_by_tokens(collected):
     for by, last in (("steps", 4.0), ("tokens", 4040.0)):
         figure = learning_figure(collected.curves, by=by)

@@ -1,7 +1,7 @@
 from flexrec.study.collection import collect
 from flexrec.study.printing import study_markdown, study_text
 from flexrec.study.settings import StudySettings
-from made_study import result, tables_of
+from made_study import metrics_of, result, tables_of
 
 
 def test_a_kind_of_table_comes_where_it_applies(tables):
@@ -16,6 +16,13 @@ def test_a_need_that_no_kind_is_about_has_a_table_of_its_own(settings, options, 
     # unless the study names its tables
     chosen = StudySettings.model_validate({**settings.model_dump(), "tables": ["1"]})
     assert tables_of(found, chosen, options, how) == []
+
+
+def test_needs_written_with_a_space_have_no_table_twice(settings, options, how):
+    values = metrics_of({"random": 0.2, "untrained": 0.3, "flexrec": 0.6}, seed=0, needs=("interest", "trend"))
+    found = collect([result("flexrec", 0, need="interest, trend", metrics=(("test", values),))])
+    subjects = [table.group[3] for table in tables_of(found, settings, options, how)]
+    assert sorted(subjects) == ["interest", "trend"]
 
 
 def test_a_study_of_which_nothing_is_done_still_has_its_tables(settings, options, how):

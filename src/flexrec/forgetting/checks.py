@@ -56,7 +56,7 @@ def json_keys(answer: str, keys: list[str]) -> bool:
     fenced = _FENCE.fullmatch(answer)
     try:
         value = json.loads(fenced.group(1) if fenced else answer)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and sorted(value) == sorted(keys)
 

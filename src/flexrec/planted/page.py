@@ -265,7 +265,8 @@ def planted_page(results: pd.DataFrame, rates: pd.DataFrame, settings: PlantedSe
         f"K = {world.candidates} candidates ({tail} for the tail), {world.train} requests to train on and {world.test} "
         f"held-out ones per seed; {learner.steps} steps of {learner.prompts_per_step} requests x {learner.rollouts} "
         f"rollouts where nothing else is said. Intervals: bootstrap over seeds, {settings.statistics.confidence:.0%}; "
-        "p: paired sign-flip test over seeds, Holm-adjusted over the comparisons of an experiment. A difference is "
+        "p: paired sign-flip test over seeds, Holm-adjusted over the comparisons of one measure in an experiment, at "
+        "one choice of the learning rate. A difference is "
         f"called one below p = {settings.statistics.significant:g}.",
         *_section(
             "1 Which reward learns fastest at equal tokens?",

@@ -1,5 +1,6 @@
 """Settings of the planted-truth study: the world, what the critic knows of it, the learner, and the experiments."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -152,6 +153,11 @@ class Seeds(Settings):
         return tuple(range(self.first, self.first + self.count))
 
 
+def _refuse_repeated(field: str, values: Sequence[object]) -> None:
+    if repeated := [value for place, value in enumerate(values) if value in values[:place]]:
+        raise ValueError(f"{repeated[0]} stands twice in `{field}`")
+
+
 class ComparisonSettings(Settings):
     """Variants side by side, each at its own best learning rate and all at a common one."""
 
@@ -172,6 +178,7 @@ class ComparisonSettings(Settings):
             raise ValueError("`tuning` and `seeds` overlap: rates would be chosen on the seeds that they are judged on")
         if len({variant.name for variant in self.variants}) < len(self.variants):
             raise ValueError("a variant stands twice in `variants`")
+        _refuse_repeated("rates", self.rates)
         return self
 
 
@@ -188,6 +195,15 @@ class WeightingSettings(Settings):
     high: float = Field(5.0, gt=0)
     epsilon: float = Field(1e-4, gt=0)
     seeds: Seeds
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> "WeightingSettings":
+        _refuse_repeated("critics", [critic.name for critic in self.critics])
+        _refuse_repeated("noises", self.noises)
+        _refuse_repeated("scopes", self.scopes)
+        if self.low > self.high:
+            raise ValueError(f"the smallest weight, {self.low:g}, is above the largest, {self.high:g}")
+        return self
 
 
 class TransferSettings(Settings):
@@ -209,6 +225,12 @@ class GradientSettings(Settings):
     batches: int = Field(64, ge=2)
     reference_batches: int = Field(256, ge=2, description="For the direction of the NDCG itself")
     seeds: Seeds
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> "GradientSettings":
+        _refuse_repeated("variants", [variant.name for variant in self.variants])
+        _refuse_repeated("start", self.start)
+        return self
 
 
 class ReportedStatistics(Settings):

@@ -134,7 +134,8 @@ def _cleaner(settings: PromptSettings, limit: int) -> Callable[[str], str]:
         if len(line) > limit:
             line = line[: limit - 1].rstrip() + "…"
         while forged.search(line):
-            line = " ".join(forged.sub(harmless, line).split())
+            # what is left of and right of what is taken out may make a special token
+            line = neutralise(forged.sub(harmless, line), settings.special_tokens)
         return line
 
     return clean

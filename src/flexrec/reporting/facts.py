@@ -83,7 +83,7 @@ def command_line(arguments: Sequence[str]) -> str:
 
 _SECRET = re.compile(r"(?i)(token(?!s|iz)|secret|passw|credential|api[_-]?key)")
 _SECRET_PAIR = re.compile(r"(?i)([\w.-]*(?:token(?!s|iz)|secret|passw|credential|api[_-]?key)[\w.-]*[=:])[^,\s]+")
-_ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s,;:=]+)")
+_ABSOLUTE = re.compile(r"(?:(?<![\w.:/~])|(?<=\bfile://))/(?:[^\s,;:=]+)")
 
 
 def _cpu_model() -> str:

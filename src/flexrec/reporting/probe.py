@@ -30,7 +30,8 @@ from flexrec.reporting.tables import facts_markdown, flatten_facts, results_mark
 
 HOW_TO_READ = (
     "All models rank the same test instances of the same held-out users; intervals are bootstraps over users, p values "
-    "paired permutation tests with users as units, adjusted by Holm's method over their table.",
+    "paired permutation tests with users as units, adjusted by Holm's method over their table (those over all pairs of "
+    "needs among themselves).",
     "Transfer: one trained policy is asked for needs that it was not trained for. Its scores under another need are "
     "computed from that need's own true gains. Compare with 'random' and 'untrained': NDCG of a random order is far "
     "above 0.",

@@ -120,7 +120,8 @@ def looks(present: Iterable[str], methods: Sequence[str] = ()) -> dict[str, Look
     styled: dict[str, Look] = {}
     for name in names:
         if name in BASELINES:
-            styled[name] = Look(label(name), GREY, _BASELINE_SYMBOLS[BASELINES.index(name)])
+            symbol = _BASELINE_SYMBOLS[BASELINES.index(name) % len(_BASELINE_SYMBOLS)]
+            styled[name] = Look(label(name), GREY, symbol)
         elif name in STAGES:
             styled[name] = Look(label(name), _STAGE_COLOURS[name], "circle")
         else:

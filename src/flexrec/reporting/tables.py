@@ -137,7 +137,8 @@ def flatten_facts(facts: Mapping[str, object]) -> list[tuple[str, str]]:
         elif isinstance(value, (list, tuple)):
             pairs.append((label(str(name)), ", ".join(str(one) for one in value)))
         elif isinstance(value, float):
-            pairs.append((label(str(name)), f"{value:,.1f}"))
+            # a density of 0.25 and a correlation of 0.04 are not to be told by their first decimal alone
+            pairs.append((label(str(name)), f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"))
         else:
             pairs.append((label(str(name)), "-" if value is None else str(value)))
     return pairs
@@ -174,7 +175,8 @@ def terminal_table(
             box=SIMPLE_HEAD,
         )
         for place, heading in enumerate(table.headings):
-            text.add_column(escape(heading), justify="left" if place < 2 else "right")
+            # a mean stays beside its interval; headings may be broken
+            text.add_column(escape(heading), justify="left" if place < 2 else "right", no_wrap=place < 2)
         for row in table.rows:
             text.add_row(*(escape(f"{cell.text} *" if cell.best else cell.text) for cell in row))
         console.print(text)

@@ -145,7 +145,7 @@ class OwnData(Settings):
         table = self._table(path, [self.item_column, self.title_column, *(name for name in optional if name)])
         refuse = _Refusal(path, self._first_row(path), {"item": table[self.item_column]})
         ids = table[self.item_column]
-        refuse(ids == "", "the item has no id")
+        refuse(ids.str.strip() == "", "the item has no id")
         refuse(ids.duplicated().to_numpy(), "the item occurs before; give every item one row")
         numbers = self._numbered(ids, ids, refuse)
 
@@ -189,8 +189,8 @@ class OwnData(Settings):
         table = self._table(path, [*columns, self.timestamp_column] if timed else columns)
         users, item_ids = table[self.user_column], table[self.item_column]
         refuse = _Refusal(path, self._first_row(path), {"user": users, "item": item_ids})
-        refuse(users == "", "the user has no id")
-        refuse(item_ids == "", "the item has no id")
+        refuse(users.str.strip() == "", "the user has no id")
+        refuse(item_ids.str.strip() == "", "the item has no id")
         places = codes.index.get_indexer(pd.Index(item_ids))
         unknown = places < 0
         if self.unknown_items == "refuse":
@@ -242,7 +242,9 @@ class OwnData(Settings):
         import pandas as pd
 
         if self.timestamp_unit == "iso":
-            moments = pd.to_datetime(given, format="ISO8601", utc=True, errors="coerce")
+            # pandas takes `now` and `today` for times, too
+            dated = given.where(given.str.match(r"[0-9]"), "")
+            moments = pd.to_datetime(dated, format="ISO8601", utc=True, errors="coerce")
             refuse(
                 moments.isna().to_numpy(),
                 "{} is not a time in ISO 8601 (timestamp_unit: iso)",
@@ -309,13 +311,18 @@ class OwnData(Settings):
             csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         ) as stream:
             names = stream.schema.names
-        return csv.read_csv(
+        table = csv.read_csv(
             path,
             csv.ReadOptions(encoding=self.encoding),
             csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             # text first and last: whether a field is a number is decided here, with its row in the message
             csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False),
         )
+        # a quote that nothing closes takes the rest of the file into one field
+        last = [column[-1].as_py() for column in table.columns] if len(table) else []
+        if any("\n" in cell for cell in last) and path.read_bytes().count(b'"') % 2:
+            raise InputError(f"{path}: a quotation mark is not closed, behind row {len(table)}; correct the file")
+        return table
 
     def _parquet(self, path: Path) -> pa.Table:
         import pyarrow.parquet as pq
@@ -369,7 +376,8 @@ class _Refusal:
         value = "" if values is None else _shown(values.iloc[at])
         named = f"{column} " if column else ""
         more = f" ({wrong.size} rows are like this)" if wrong.size > 1 else ""
-        raise InputError(f"{self._path}, row {self._first_row + at} ({key}): {named}{problem.format(value)}{more}")
+        told = problem.replace("{}", value)
+        raise InputError(f"{self._path}, row {self._first_row + at} ({key}): {named}{told}{more}")
 
 
 def _shown(value: str) -> str:

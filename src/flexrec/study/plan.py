@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flexrec.errors import InputError
-from flexrec.study.settings import Block, StudySettings
+from flexrec.evaluation.names import WARMED_UP
+from flexrec.study.settings import Block, StudyOptions, StudySettings
 
 DEFAULT_LAYOUT = "default"
 
@@ -139,6 +140,31 @@ def _block_cells(block: Block, overrides: tuple[str, ...]) -> Iterable[Cell]:
                     need, method, seed, block.dataset, block.model, block.layout, block.density, block.environment,
                     block.also, overrides,
                 )  # fmt: skip
+
+
+def refuse_unknown_rows(
+    name: str, study: StudySettings, options: StudyOptions, methods: Iterable[str], others: Iterable[str]
+) -> None:
+    """Refuse a reference, or a row of a kind of table, that no run can have: it would be left out without a word.
+
+    Args:
+        name: Of the study, for messages.
+        study: Its settings.
+        options: Of all studies.
+        methods: All that there are.
+        others: Rows that are not trained.
+
+    Raises:
+        InputError: Names it, and the allowed ones.
+    """
+    trained = list(methods)
+    # warmed-up models of other gains, and endpoints, are named after what was run
+    own = [name for name in study.references if not name.startswith((WARMED_UP, "chat_"))]
+    _refuse_unknown(f"study '{name}'", "reference", own, [*trained, *others, WARMED_UP])
+    for table, kind in options.tables.items():
+        crossed = kind.cross.rows.values() if kind.cross else ()
+        rows = (*kind.rows, *(method for line in crossed for method in line))
+        _refuse_unknown(f"study_options.tables.{table}", "method", rows, trained)
 
 
 def _refuse_unknown(place: str, kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -54,7 +54,7 @@ def study_text(tables: Sequence[StudyTable], cells: pd.DataFrame, width: int = 1
             title=escape(f"{table.heading}\n{table.subject}, * best mean"), title_justify="left", box=SIMPLE_HEAD
         )
         for place in keep:
-            text.add_column(escape(table.headings[place]), justify="left" if place < 2 else "right")
+            text.add_column(escape(table.headings[place]), justify="left" if place < 2 else "right", no_wrap=place < 2)
         for row in table.rows:
             shown = (row[place] for place in keep)
             text.add_row(*(escape(f"{cell.text} *" if cell.best else cell.text) for cell in shown))
@@ -111,7 +111,8 @@ def _places(cells: pd.DataFrame) -> dict[str, object]:
 def _warm_up_seconds(cells: pd.DataFrame) -> float:
     """Of every warm-up once, however many cells share it."""
     shared = ["dataset", "density", "model", Columns.NEED, "gains", "seed"]
-    return float(cells.drop_duplicates(shared)["warm_up_seconds"].sum())
+    known = cells[cells["warm_up_seconds"].notna()]
+    return float(known.drop_duplicates(shared)["warm_up_seconds"].sum())
 
 
 def write_tables(tables: Sequence[StudyTable], folder: Path) -> None:

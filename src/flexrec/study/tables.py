@@ -97,10 +97,15 @@ def _groups(cells: pd.DataFrame, means: pd.DataFrame) -> list[Group]:
     planned = [
         (row["dataset"], row["density"], row["model"], need, "test")
         for _, row in cells.iterrows()
-        for need in row[Columns.NEED].replace("+", ",").split(",")
+        for need in _needs(row[Columns.NEED])
         if need != "all"
     ]
     return list(dict.fromkeys([*measured, *planned]))
+
+
+def _needs(selection: str) -> list[str]:
+    """The names in a selection such as `a+b` or `a, b`."""
+    return [name.strip() for name in selection.replace("+", ",").split(",")]
 
 
 def _planned(cells: pd.DataFrame, group: Group) -> pd.DataFrame:
@@ -109,7 +114,7 @@ def _planned(cells: pd.DataFrame, group: Group) -> pd.DataFrame:
     same = cells[(cells["dataset"] == dataset) & (cells["density"] == density) & (cells["model"] == model)]
     if sample == "probe":
         return same[same["also"].map(lambda text: sample in text.split(", ")).astype(bool)]
-    asked = same[Columns.NEED].map(lambda text: need in text.replace("+", ",").split(",") or text == "all")
+    asked = same[Columns.NEED].map(lambda text: need in _needs(text) or text == "all")
     return same[asked.astype(bool)]
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from flexrec.baselines import BASELINES
 from flexrec.errors import InputError
+from flexrec.evaluation.names import UNTRAINED
 from flexrec.evaluation.settings import EvaluationSettings
 from flexrec.pipelines.study.look import Look, look, not_run, results
 from flexrec.pipelines.study.project import Project
@@ -27,7 +29,7 @@ from flexrec.reporting.provenance import provenance
 from flexrec.reporting.study_page import render_study
 from flexrec.study.collection import TRAINED, CellResult, collect
 from flexrec.study.parts import Part, joined, read_parts, taken
-from flexrec.study.plan import Cell, cells_of
+from flexrec.study.plan import Cell, cells_of, refuse_unknown_rows
 from flexrec.study.printing import failures, study_facts, study_markdown, study_text, write_tables
 from flexrec.study.settings import StudyOptions, StudySettings
 from flexrec.study.statistics import Resampling, comparisons, row_means
@@ -121,6 +123,7 @@ def _look(
 ) -> _Grid:
     if unknown := [table for table in settings.tables or () if table not in options.tables]:
         raise InputError(f"study '{name}': unknown table '{unknown[0]}'. Allowed: {', '.join(options.tables)}.")
+    refuse_unknown_rows(name, settings, options, methods, (*BASELINES, UNTRAINED))
     gains = {method: str(entry.get("gains", "critic")) for method, entry in methods.items()}
     cells = cells_of(
         name, settings, given=project.given, datasets=datasets, methods=gains, models=models, layouts=layouts

@@ -35,7 +35,7 @@ class Project:
         hooks = next((hook for hook in settings.HOOKS if isinstance(hook, TrackingHooks)), None)
         context: KedroContext | None = hooks.context if hooks else None
         if hooks is None or context is None:
-            raise InputError("a study is run by `kedro run --pipeline=study`")
+            raise InputError("a study is run by `kedro run --pipelines=study`")
         given = getattr(context, "_runtime_params", None) or {}
         own = {name: value for name, value in given.items() if not name.startswith("study") and name != "fresh"}
         return cls(

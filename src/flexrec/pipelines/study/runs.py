@@ -1,7 +1,7 @@
 """Making what is missing of a study, one process per run.
 
 A process per run keeps the memory of one training from the next, and survives whatever a run dies of. Every run is an
-ordinary one (`kedro run --pipeline=evaluate --params ...`), so it keeps its results where the same command would.
+ordinary one (`kedro run --pipelines=evaluate --params ...`), so it keeps its results where the same command would.
 """
 
 import fcntl

@@ -20,6 +20,7 @@ from flexrec.reporting.style import (
     ordered,
     plotly_text,
 )
+from flexrec.study.rows import row_label
 
 _PANEL = ["dataset", "density", "model", Columns.NEED, "sample"]
 _TASK = ["dataset", "density", "model", "trained_on"]
@@ -85,8 +86,7 @@ def forest_figure(means: pd.DataFrame, *, metric: str = "ndcg_at_5", methods: Se
 
 
 def _row_name(row: pd.Series) -> str:
-    text = label(row[Columns.METHOD])
-    return text if row["trained_on"] in ("", row[Columns.NEED]) else f"{text}, trained on {row['trained_on']}"
+    return row_label(row[Columns.METHOD], row["kind"], row["trained_on"], row[Columns.NEED])
 
 
 def _row_names(rows: pd.DataFrame, methods: Sequence[str]) -> list[str]:
