@@ -1,6 +1,5 @@
 """What several parts of the suite share: real tokenizers and models, fetched once and kept in the data folder."""
 
-import inspect
 import json
 import os
 import shutil
@@ -9,7 +8,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -17,11 +15,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import yaml
-from dynaconf.utils import files as dynaconf_files
 from filelock import FileLock
 from hypothesis import settings
 
 from fork_server import ForkServer
+from quick_settings import read_quickly
 from whole_project import Run, WholeProject
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +29,7 @@ settings.register_profile("flexrec", deadline=None)
 settings.load_profile("flexrec")
 
 
-# Every session asks dynaconf for its settings, and dynaconf the whole stack for the name of the script. With the source
-# lines of each frame, which it does not look at, that was half of the time of a session under pytest.
-dynaconf_files.inspect = SimpleNamespace(stack=lambda: inspect.stack(context=0))
+read_quickly()
 
 
 LONGEST = (

@@ -4,8 +4,10 @@ Our own package is imported by the forks alone, so each sees the source as it is
 a place where the fork kills itself with SIGKILL, as a machine that goes down would.
 """
 
+import functools
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -106,6 +108,13 @@ def _serve() -> None:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     for name in HEAVY:
         importlib.import_module(name)
+    from quick_settings import read_all, read_quickly
+
+    read_quickly()
+    read_all(ROOT / "conf")
+    # a second for every command that looks for the versions of libraries
+    importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
+    importlib.metadata.packages_distributions()
     socket.getaddrinfo = _no_network
     # or every fork would search all of this for garbage, and so copy it
     gc.collect()
