@@ -1,6 +1,6 @@
 """What several parts of the suite share: real tokenizers and models, fetched once and kept in the data folder."""
 
-import inspect
+import copy
 import json
 import os
 import shutil
@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -17,11 +17,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import yaml
-from dynaconf.utils import files as dynaconf_files
 from filelock import FileLock
 from hypothesis import settings
 
 from fork_server import ForkServer
+from quick_settings import read_quickly
 from whole_project import Run, WholeProject
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +31,7 @@ settings.register_profile("flexrec", deadline=None)
 settings.load_profile("flexrec")
 
 
-# Every session asks dynaconf for its settings, and dynaconf the whole stack for the name of the script. With the source
-# lines of each frame, which it does not look at, that was half of the time of a session under pytest.
-dynaconf_files.inspect = SimpleNamespace(stack=lambda: inspect.stack(context=0))
+read_quickly()
 
 
 LONGEST = (
@@ -117,7 +115,31 @@ def models() -> dict:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(once, downloads, models) -> Path:
+def parsed_once() -> Iterator[None]:
+    """What a GGUF file says beside its weights, read once; transformers takes seconds, up to four times for a model."""
+    from transformers import configuration_utils, modeling_gguf_pytorch_utils, tokenization_utils_tokenizers
+    from transformers.models.auto import tokenization_auto
+
+    load, known = modeling_gguf_pytorch_utils.load_gguf_checkpoint, {}
+
+    def quick(path: str, *args: Any, return_tensors: bool = False, **kwargs: Any) -> dict:
+        if return_tensors or args or kwargs:
+            return load(path, *args, return_tensors=return_tensors, **kwargs)
+        # a file under the same name may be another
+        stat = Path(path).stat()
+        key = str(path), stat.st_size, stat.st_mtime_ns
+        if key not in known:
+            known[key] = load(path)
+        return copy.deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (configuration_utils, tokenization_utils_tokenizers, tokenization_auto):
+            patch.setattr(module, "load_gguf_checkpoint", quick)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(once, downloads, models, parsed_once) -> Path:
     """A tiny random Llama with SmolLM2's tokenizer, as the test environment uses it."""
     from flexrec.policy.models import prepare_base_model
 
@@ -125,7 +147,7 @@ def tiny_folder(once, downloads, models) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2_folder(once, downloads, models) -> Path:
+def smollm2_folder(once, downloads, models, parsed_once) -> Path:
     """The real SmolLM2-135M-Instruct."""
     from flexrec.policy.models import prepare_base_model
 

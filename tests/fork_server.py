@@ -1,13 +1,16 @@
 """A process that has imported the heavy libraries, and forks for every command line: the real thing in a second.
 
-Our own package is imported by the forks alone, so each sees the source as it is on disk then. A command can be given
-a place where the fork kills itself with SIGKILL, as a machine that goes down would.
+It has imported and read our own package, too; a project that has a source of its own makes the fork forget it. A
+command can be given a place where the fork kills itself with SIGKILL, as a machine that goes down would.
 """
 
+import functools
 import gc
 import importlib
+import importlib.metadata
 import json
 import os
+import pkgutil
 import signal
 import socket
 import subprocess
@@ -106,6 +109,14 @@ def _serve() -> None:
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     for name in HEAVY:
         importlib.import_module(name)
+    from quick_settings import read_all, read_quickly
+
+    read_quickly()
+    read_all(ROOT / "conf")
+    # a second for every command that looks for the versions of libraries
+    importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
+    importlib.metadata.packages_distributions()
+    _read_ours()
     socket.getaddrinfo = _no_network
     # or every fork would search all of this for garbage, and so copy it
     gc.collect()
@@ -117,6 +128,25 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
+def _read_ours() -> None:
+    """Import our package, and analyse its source as every run does."""
+    import flexrec
+    from flexrec.source_code import read_source
+
+    for module in pkgutil.walk_packages(flexrec.__path__, "flexrec."):
+        # the first runs something, the second is vLLM's
+        if module.name.rpartition(".")[2] not in ("__main__", "vllm_processor"):
+            importlib.import_module(module.name)
+    for file in Path(flexrec.__path__[0]).rglob("*.py"):
+        read_source(file.read_text(encoding="utf-8"))
+
+
+def _forget_ours() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "flexrec"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
 def _command(job: dict[str, Any]) -> NoReturn:
     """Become the command."""
     status = 70
@@ -126,6 +156,8 @@ def _command(job: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(job["folder"])
         sys.dont_write_bytecode = True
+        if Path("src", "flexrec").is_dir():
+            _forget_ours()
         if job["kill"]:
             KILLS[job["kill"]]()
         from kedro.framework.cli.cli import main

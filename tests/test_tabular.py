@@ -157,7 +157,7 @@ def firsts_by_hand(rows) -> list[tuple]:
 
 
 @pytest.mark.parametrize("size", [1 << 24, 3])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(PLAYS, min_size=1, max_size=40))
 @example(rows=[(5.0, 1, 1, 0.5), (4.0, 1, 1, 0.9), (4.0, 1, 1, 0.2), (4.0, 1, 2, 0.2), (4.0, 1, 1, 0.2)])
 @example(rows=[(None, 1, 1, 0.5)])

@@ -27,7 +27,7 @@ from pluggy import PluginManager
 
 from flexrec.errors import FlexrecError, InputError
 from flexrec.fingerprint import Fingerprint, Sidecar, canonical, content_digest, parameter_parts, size_of
-from flexrec.source_code import Code, code_of, unwrap
+from flexrec.source_code import Code, Disk, code_of, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,8 @@ class FingerprintRunner(SequentialRunner):
         _check_inputs(nodes, catalog)
         _check_pins(nodes, catalog)
         # Before anything runs: what is edited during the run was not what ran.
-        code = {node.name: code_behind(node, catalog) for node in nodes}
+        disk = Disk()
+        code = {node.name: code_behind(node, catalog, disk) for node in nodes}
         run = RunState(catalog, hook_manager, run_id, _is_fresh(catalog), code)
         loads = Counter(chain.from_iterable(node.inputs for node in nodes))
         start = perf_counter()
@@ -317,7 +318,7 @@ def _is_fresh(catalog: CatalogProtocol) -> bool:
     return fresh
 
 
-def code_behind(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
+def code_behind(node: Node, catalog: CatalogProtocol, disk: Disk | None = None) -> tuple[Code, str]:
     """The code behind a node and its datasets, and what is bound to its function."""
     try:
         functions, bound = unwrap(node.func)
@@ -334,7 +335,7 @@ def code_behind(node: Node, catalog: CatalogProtocol) -> tuple[Code, str]:
             )
             if name in specs:
                 validators.append(specs[name].class_path)
-        return code_of([*functions, *sorted(formats, key=repr)], validators), bound
+        return code_of([*functions, *sorted(formats, key=repr)], validators, disk), bound
     except InputError as error:
         raise NodeError(f"Node '{node.name}': {error}") from error
 

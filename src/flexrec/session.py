@@ -15,6 +15,7 @@ from kedro.framework.session import KedroSession
 from kedro.runner import AbstractRunner, SequentialRunner
 from kedro.validation.exceptions import ParameterValidationError
 
+from flexrec.config_loader import FlexrecConfigLoader, Read
 from flexrec.errors import InputError
 from flexrec.runner import FingerprintRunner, RunSpecs, user_error
 
@@ -67,10 +68,11 @@ class FlexrecSession(KedroSession):
             InputError: Names the key and the allowed ones, or is the project's own.
         """
         unknown: _UnknownKeyError | None = None
+        read: Read = {}
         try:
             if given := self.store.get("runtime_params"):
-                loader = settings.CONFIG_LOADER_CLASS(
-                    conf_source=self._conf_source, env=self.store.get("env"), **settings.CONFIG_LOADER_ARGS
+                loader = FlexrecConfigLoader(
+                    self._conf_source, env=self.store.get("env"), read=read, **settings.CONFIG_LOADER_ARGS
                 )
                 try:
                     _check_keys(given, {**loader["parameters"], "fresh": False}, "")
@@ -80,6 +82,8 @@ class FlexrecSession(KedroSession):
                     # a setting that has a default may stand in no file; the project's own check knows it
                     unknown = error
             checked = self._get_config_loader()
+            if isinstance(checked, FlexrecConfigLoader):
+                checked.read = read
             parameters = checked["parameters"]
         except MissingConfigException:
             return

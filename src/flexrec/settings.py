@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
 from omegaconf.resolvers import oc
 
+from flexrec.config_loader import FlexrecConfigLoader
 from flexrec.context import FlexrecContext
 from flexrec.hooks import TrackingHooks
 from flexrec.session import FlexrecSession
@@ -38,7 +38,7 @@ def _layout_part(name: Any) -> str:
 SESSION_CLASS = FlexrecSession
 CONTEXT_CLASS = FlexrecContext
 HOOKS = (TrackingHooks(),)
-CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_CLASS = FlexrecConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

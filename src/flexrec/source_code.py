@@ -203,14 +203,20 @@ def _piece(statement: ast.stmt) -> _Piece:
 
 
 def _without_texts(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node; docstrings and other text that stands alone are taken out of the tree on the way."""
+    """Every node that has parts; docstrings and other text that stands alone are taken out of the tree on the way."""
     pending = [tree]
     while pending:
         node = pending.pop()
-        for block in ("body", "orelse", "finalbody"):
-            if isinstance(held := getattr(node, block, None), list):
-                held[:] = [inner for inner in held if not _is_text(inner)]
-        pending.extend(ast.iter_child_nodes(node))
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if isinstance(value, ast.AST):
+                # an operator or a context has nothing in it
+                if value._fields:
+                    pending.append(value)
+            elif isinstance(value, list):
+                if name in ("body", "orelse", "finalbody"):
+                    value[:] = [inner for inner in value if not _is_text(inner)]
+                pending.extend(inner for inner in value if isinstance(inner, ast.AST) and inner._fields)
         yield node
 
 
@@ -299,12 +305,36 @@ class Code:
     libraries: Mapping[str, str]
 
 
-def code_of(definitions: Iterable[Callable[..., Any]], named: Iterable[str] = ()) -> Code:
+class Disk:
+    """Source files as they were when they were first asked for: one look for the nodes of a run, which share most."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[Path, tuple[str, ...]], Path | None] = {}
+        self._texts: dict[Path, str] = {}
+
+    def locate(self, root: Path, parts: tuple[str, ...]) -> Path | None:
+        """The file of a module below a package, or the folder of a package without one; None if there is neither."""
+        if (key := (root, parts)) not in self._places:
+            base = root.joinpath(*parts)
+            candidates = (base / "__init__.py", base.parent / f"{base.name}.py", base)
+            there = (path for path in candidates if path.is_file() or (path == base and base.is_dir()))
+            self._places[key] = next(there, None)
+        return self._places[key]
+
+    def text(self, path: Path) -> str:
+        """What a file holds."""
+        if path not in self._texts:
+            self._texts[path] = path.read_text(encoding="utf-8")
+        return self._texts[path]
+
+
+def code_of(definitions: Iterable[Callable[..., Any]], named: Iterable[str] = (), disk: Disk | None = None) -> Code:
     """The code that a node runs.
 
     Args:
         definitions: Top-level functions and classes; a top-level package that defines a function is first-party.
         named: More of them by dotted name, `package.module.Name`; a name that is a module counts as a whole.
+        disk: The one of the other nodes of a run, if there are any.
 
     Raises:
         InputError: A function was defined interactively, or a module changed on disk after it was imported.
@@ -318,7 +348,7 @@ def code_of(definitions: Iterable[Callable[..., Any]], named: Iterable[str] = ()
             packages.add(scope.partition(".")[0])
         code = getattr(definition, "__code__", None)
         starts.setdefault(scope, set()).add(code.co_name if code else definition.__qualname__)
-    walk = _Walk(packages)
+    walk = _Walk(packages, disk or Disk())
     for name in named:
         module, _, member = name.rpartition(".")
         if module.partition(".")[0] not in packages or walk.locate(name) is not None:
@@ -337,7 +367,8 @@ def code_of(definitions: Iterable[Callable[..., Any]], named: Iterable[str] = ()
 class _Walk:
     """Follows imports from module to module."""
 
-    def __init__(self, packages: Iterable[str]) -> None:
+    def __init__(self, packages: Iterable[str], disk: Disk) -> None:
+        self.disk = disk
         self.roots = {package: _root(package) for package in packages}
         self.digests: dict[str, str] = {}
         self.libraries: set[str] = set()
@@ -366,7 +397,7 @@ class _Walk:
         if path is None or path.name != "__init__.py" or name == "*":
             self.target(module)
             return
-        source = read_source(path.read_text(encoding="utf-8"))
+        source = read_source(self.disk.text(path))
         if name in source.own:
             self.target(module)
         elif name in source.passed_on:
@@ -390,11 +421,11 @@ class _Walk:
             raise InputError(f"the source of module {name} cannot be found; nodes have to be functions of the project")
         for parent in _parents(name):
             init = self.locate(parent)
-            if init is not None and init.is_file() and read_source(init.read_text(encoding="utf-8")).acts:
+            if init is not None and init.is_file() and read_source(self.disk.text(init)).acts:
                 self._pending.append(parent)
         if path.is_dir():  # a package without __init__.py
             return
-        text = path.read_text(encoding="utf-8")
+        text = self.disk.text(path)
         source = read_source(text, reachable_from)
         if not reachable_from and any(m == "kedro.pipeline" and "node" in names for _, m, names in source.imports):
             return
@@ -426,9 +457,7 @@ class _Walk:
         root = self.roots[package]
         if root.is_file():
             return None if rest else root
-        base = root.joinpath(*rest)
-        candidates = (base / "__init__.py", base.parent / f"{base.name}.py", base)
-        return next((path for path in candidates if path.is_file() or (path == base and base.is_dir())), None)
+        return self.disk.locate(root, tuple(rest))
 
     def _everything(self, package: str) -> None:
         root = self.roots[package]

@@ -31,15 +31,24 @@ ARCHITECTURES = {
 }
 
 
+def _maker(name):
+    def make(seed, **options):
+        torch.manual_seed(seed)
+        return ARCHITECTURES[name](**options).float()
+
+    return make
+
+
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def architecture(request):
     """Makes a random model of each architecture by a seed, with other options of its configuration if given."""
+    return _maker(request.param)
 
-    def make(seed, **options):
-        torch.manual_seed(seed)
-        return ARCHITECTURES[request.param](**options).float()
 
-    return make
+@pytest.fixture
+def made():
+    """The same for all of them, by name."""
+    return {name: _maker(name) for name in sorted(ARCHITECTURES)}
 
 
 @pytest.fixture

@@ -299,25 +299,33 @@ e^0.3), so the mean of eight by e^0.04 (e^0.1). The bounds are three of those ab
 attention round more than the fused kernel of the plain computation does, a few hundredths.
 """
 
+OF_TWO = {"log-probabilities": 1.4, "sampling": 1.4, "entropies": 1.4, "loss": 2.0, "gradients": 2.0}
+"""The same for the two models of one architecture, whose mean spreads by e^0.085 (e^0.21)."""
+
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_bfloat16_errs_no_more_than_the_plain_computation_in_bfloat16(architecture, adapter, monkeypatch):
+def test_bfloat16_errs_no_more_than_the_plain_computation_in_bfloat16(made, adapter, monkeypatch):
     in_blocks = []
     apply = attention._CausalBlocks.apply
     monkeypatch.setattr(attention._CausalBlocks, "apply", lambda *a: in_blocks.append(len(a[0])) or apply(*a))
-    ratios = {name: [] for name in BOUNDS}
-    for seed in range(8):
-        model = architecture(seed)
-        model = with_adapter(model) if adapter else model
-        # longer than what is computed in one block
-        found = errors_of_both(model, letters(12), lengths=(31, 197, 120), rollouts=3, vocabulary=(1, 9), seed=seed)
-        for name, values in ratios.items():
-            values.append(found["shared_prompt"][name] / found["replicated"][name])
-            # bfloat16 rounds to three digits at best
-            assert found["replicated"][name] > 1e-3
-    assert in_blocks
-    means = {name: float(np.exp(np.log(values).mean())) for name, values in ratios.items()}
+    ratios = {name: {of: [] for of in made} for name in BOUNDS}
+    for seed in range(2):
+        for of, architecture in made.items():
+            model = architecture(seed)
+            model = with_adapter(model) if adapter else model
+            # longer than what is computed in one block
+            found = errors_of_both(model, letters(12), lengths=(31, 197, 120), rollouts=3, vocabulary=(1, 9), seed=seed)
+            for name, values in ratios.items():
+                values[of].append(found["shared_prompt"][name] / found["replicated"][name])
+                # bfloat16 rounds to three digits at best
+                assert found["replicated"][name] > 1e-3
+            assert in_blocks
+            in_blocks.clear()
+    logs = {name: np.log([*values.values()]) for name, values in ratios.items()}
+    means = {name: float(np.exp(values.mean())) for name, values in logs.items()}
     assert all(means[name] <= bound for name, bound in BOUNDS.items()), means
+    each = {name: np.exp(values.mean(axis=1)).tolist() for name, values in logs.items()}
+    assert all(max(each[name]) <= bound for name, bound in OF_TWO.items()), each
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ PIPELINE = {"pipeline_names": ["query_rewrite"]}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, fork_server) -> WholeProject:
+def project(tmp_path_factory, fork_server, parsed_once) -> WholeProject:
     return WholeProject(tmp_path_factory.mktemp("rewriting"), fork_server)
 
 

@@ -1,17 +1,16 @@
 """The cells of a study as they are: what of each is up to date, and what it holds."""
 
-import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import click
-from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks.manager import _NullPluginManager
 from kedro.framework.project import pipelines, settings
 from kedro.io import CatalogProtocol
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from flexrec.config_loader import FlexrecConfigLoader, Read
 from flexrec.errors import InputError
 from flexrec.fingerprint import canonical, text_digest
 from flexrec.pipelines.study.project import PIPELINE, Project
@@ -61,7 +60,7 @@ def look(cells: Sequence[Cell], project: Project) -> list[Look]:
             has run then.
     """
     inspector = Inspector()
-    read: _Read = {}
+    read: Read = {}
     used = {PIPELINE, *(other for cell in cells for other in cell.also)}
     needed = {name for one in used for name in pipelines[one].datasets()}
     checked: set[Cell] = set()
@@ -95,43 +94,25 @@ def _check(cell: Cell, project: Project) -> None:
         raise InputError(f"{cell.words}: {error}") from error
 
 
-_Read = dict[tuple[str | None, str], Any]
-"""Files of the configuration, by environment and kind."""
+class _Loader(FlexrecConfigLoader):
+    """Made for many cells: it reads every file once, and resolves of the catalog only what they need."""
 
-
-class _Loader(OmegaConfigLoader):
-    """Kedro's, made for many cells: it reads every file once, and resolves of the catalog only what they need.
-
-    What it overrides are steps of Kedro's own; where Kedro no longer takes them, it is slower and nothing else.
-    """
-
-    def __init__(self, *args: Any, read: _Read, needed: Collection[str], **kwargs: Any) -> None:
-        self._read, self._needed = read, needed
+    def __init__(self, *args: Any, needed: Collection[str], **kwargs: Any) -> None:
+        self._needed = needed
         super().__init__(*args, **kwargs)
 
-    def _read_raw_config(self, key: str) -> Any:
-        if (self.env, key) not in self._read:
-            *configs, base_path, env_path, files = super()._read_raw_config(key)
-            if key == "catalog":
-                configs = [{path: self._reduced(config) for path, config in part.items()} for part in configs]
-            self._read[self.env, key] = (*configs, base_path, env_path, files)
-        # what is made of it is written into it
-        return copy.deepcopy(self._read[self.env, key])
-
-    def _resolve_catalog_config(self, aggregate_config: Iterable[DictConfig]) -> Any:
-        merged: Any = OmegaConf.unsafe_merge(*aggregate_config)
-        # the parts of paths, which hold each other, once instead of in every path
-        for name in merged:
-            if str(name).startswith("_"):
-                merged[name] = merged[name]
-        return super()._resolve_catalog_config([merged])
+    def _from_files(self, key: str) -> Any:
+        *configs, base_path, env_path, files = super()._from_files(key)
+        if key == "catalog":
+            configs = [{path: self._reduced(config) for path, config in part.items()} for part in configs]
+        return (*configs, base_path, env_path, files)
 
     def _reduced(self, config: Any) -> Any:
         kept = [str(name) for name in config if str(name).startswith("_") or name in self._needed]
         return OmegaConf.masked_copy(config, kept)
 
 
-def _catalog(cell: Cell, project: Project, read: _Read, needed: Collection[str]) -> CatalogProtocol:
+def _catalog(cell: Cell, project: Project, read: Read, needed: Collection[str]) -> CatalogProtocol:
     """The catalog as the cell's own session would make it, without the hooks of this one."""
     environment, parameters = cell.environment or project.environment, _runtime_parameters(cell)
     loader = _Loader(

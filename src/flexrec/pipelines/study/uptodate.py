@@ -19,6 +19,7 @@ from flexrec.runner import (
     reason_to_run,
     unwrapped,
 )
+from flexrec.source_code import Disk
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Inspector:
     def __init__(self) -> None:
         self._contents: dict[Path, str] = {}
         self._codes: dict[tuple[object, ...], Any] = {}
+        self._disk = Disk()
 
     def states(self, pipeline: Pipeline, catalog: CatalogProtocol) -> list[NodeState]:
         """The nodes that make something, in the order in which they would run.
@@ -68,7 +70,7 @@ class Inspector:
             names = [name for name in [*node.inputs, *node.outputs] if not is_parameter(name)]
             key = node.name, *(type(unwrapped(catalog[name])) for name in names)
             if key not in self._codes:
-                self._codes[key] = code_behind(node, catalog)
+                self._codes[key] = code_behind(node, catalog, self._disk)
             code[node.name] = self._codes[key]
         run = RunState(catalog, None, None, fresh=False, code=code, contents=self._contents)
         anew: set[str] = set()
