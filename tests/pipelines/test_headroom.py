@@ -28,7 +28,7 @@ def test_headroom(done, capsys) -> None:
     # both list metrics of the same rankings, for another need's gains
     reference = metrics.query("method == @REFERENCE").set_index("instance_id")
     assert reference.loc[ranked["instance_id"], "kendall_tau"].tolist() == ranked["kendall_tau"].tolist()
-    assert len(figure.data) == 2
+    assert [trace.name for trace in figure.data] == ["items: what is observed", "items: all interactions", "critic"]
     for words in ("Above the item mean", "Were everything known of the user too"):
         assert words in printed
     assert page[0] == "fabricated-headroom-density-0.1_seed-0.md"

@@ -105,7 +105,7 @@ def test_the_probe_shows_them_in_every_input_order(project, tmp_path) -> None:
         ("need=trend,layout=predictions", "and trend does not use it; take layout=default, or a need that does: inter"),
         ("need=interest,layout=nothing", "unknown layout 'nothing'. Allowed: default, predictions"),
         ("need=interest,layout=../../elsewhere", "unknown layout '../../elsewhere'. Allowed: default, predictions"),
-        ("need=interest,layouts.predictions.signals_of_need.engagement=word", "unknown parameter"),
+        ("need=interest,layouts.predictions.signals_of_need.engagement=word", "engagement is the label, unknown at"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_before_anything_runs(fresh, asked, message) -> None:
