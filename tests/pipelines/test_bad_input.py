@@ -43,7 +43,7 @@ def refused(project: WholeProject, parameters: dict[str, Any] | None = None, **s
         ({"need": "intrest"}, r"need 'intrest' is unknown; choose among interest, explore, trend, .*'all'"),
         ({"need": "trend+novelty"}, r"need 'novelty' is unknown"),
         ({"need": ""}, r"need '' is unknown"),
-        ({"dataset": "ml-10m"}, r"unknown dataset 'ml-10m'\. Allowed: ml-100k, ml-1m, ml-1m-k10, ml-1m-k10-long, .*own\."),
+        ({"dataset": "ml-10m"}, r"unknown dataset 'ml-10m'\. Allowed: ml-100k, ml-1m, ml-1m-k10, .*own\."),
         ({"method": "grpo"}, r"unknown method 'grpo'\. Allowed: flexrec, rec_r1, .*item_knn\."),
         ({"model": "gpt"}, r"unknown model 'gpt'\. Allowed: smollm2-135m, smollm2-135m-float32, qwen2.5-3b, tiny\."),
         ({"sed": 1}, r"unknown parameter `sed`\. Did you mean `seed`\? Allowed: .*seed"),
