@@ -1,13 +1,13 @@
 """The project's configuration as Kedro reads it, in a fraction of the time."""
 
-import pickle
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-Read = dict[tuple[str | None, str], bytes]
+Read = dict[tuple[str | None, str], Any]
 """What the files of a kind hold, by environment and kind."""
 
 
@@ -27,9 +27,9 @@ class FlexrecConfigLoader(OmegaConfigLoader):
         if self.read is None:
             return self._from_files(key)
         if (self.env, key) not in self.read:
-            self.read[self.env, key] = pickle.dumps(self._from_files(key))
+            self.read[self.env, key] = self._from_files(key)
         # a copy, since what is made of it is written into it
-        return pickle.loads(self.read[self.env, key])
+        return copy.deepcopy(self.read[self.env, key])
 
     def _from_files(self, key: str) -> Any:
         return super()._read_raw_config(key)

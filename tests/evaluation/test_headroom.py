@@ -114,11 +114,15 @@ def test_what_is_known_of_the_user_by_hand() -> None:
         columns=["user_id", "item_id", "timestamp", "engagement", "observed"],
     )
     # item 1 is a candidate of the first request, item 3 of the second; item 4 is hidden, item 5 not before time 20
-    owners, items, gains = _own(held_out, own, "linear", hindsight=False)
-    assert (owners.tolist(), items.tolist(), gains.tolist()) == ([0, 1, 1], [3, 1, 5], [2.0, 1.0, 4.0])
-    owners, items, gains = _own(held_out, own, "exponential", hindsight=True)
-    assert (owners.tolist(), items.tolist()) == ([0, 0, 0, 1, 1, 1], [3, 4, 5, 1, 4, 5])
-    assert gains.tolist() == [3.0, 7.0, 15.0, 1.0, 7.0, 15.0]
+    known = _own(held_out, own, "linear", hindsight=False)
+    assert (known.owners.tolist(), known.items.tolist(), known.gains.tolist()) == (
+        [0, 1, 1],
+        [3, 1, 5],
+        [2.0, 1.0, 4.0],
+    )
+    known = _own(held_out, own, "exponential", hindsight=True)
+    assert (known.owners.tolist(), known.items.tolist()) == ([0, 0, 0, 1, 1, 1], [3, 4, 5, 1, 4, 5])
+    assert known.gains.tolist() == [3.0, 7.0, 15.0, 1.0, 7.0, 15.0]
 
 
 def test_the_candidates_labels_are_never_read() -> None:

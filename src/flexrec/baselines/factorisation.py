@@ -1,12 +1,14 @@
 """The baseline `mf`."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from flexrec.baselines.scores import Scores, of_other_users
 from flexrec.baselines.settings import FittedSettings
-from flexrec.critic.factorisation import fit_factorisation
+from flexrec.critic.factorisation import Factorisation, fit_factorisation
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.gains import GainKind, engagement_gain
 
@@ -37,19 +39,37 @@ def mf_scores(
         fitted.mf,
         seed=seed,
     )
-    count = len(labelled_instances)
+    return factorised_scores(labelled_instances, model, shown_history(labelled_instances, gain))
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of the users who ask: one row per interaction."""
+
+    owners: Int[np.ndarray, " n"]
+    """Place of the instance."""
+    items: Int[np.ndarray, " n"]
+    gains: Float[np.ndarray, " n"]
+
+
+def shown_history(labelled_instances: pd.DataFrame, gain: GainKind) -> Known:
+    """The histories of the instances."""
     lengths = [len(items) for items in labelled_instances[Columns.HISTORY_ITEMS]]
-    bias, vectors = model.fold_in(
-        np.repeat(np.arange(count), lengths),
+    return Known(
+        np.repeat(np.arange(len(lengths)), lengths),
         _flat(labelled_instances[Columns.HISTORY_ITEMS]).astype(np.int64),
         engagement_gain(_flat(labelled_instances[Columns.HISTORY_ENGAGEMENTS]), gain),
-        count=count,
     )
-    scores = []
-    for row, candidates in enumerate(labelled_instances[Columns.CANDIDATES]):
-        items = model.rows(np.asarray(candidates, dtype=np.int64))
-        scores.append(model.mean + model.scale * (bias[row] + model.bias[items] + model.vectors[items] @ vectors[row]))
-    return scores
+
+
+def factorised_scores(labelled_instances: pd.DataFrame, model: Factorisation, known: Known) -> Scores:
+    """Predicted gains of the candidates, the users folded in by what is known of them."""
+    bias, vectors = model.fold_in(known.owners, known.items, known.gains, count=len(labelled_instances))
+    candidates = labelled_instances[Columns.CANDIDATES]
+    sizes = [len(shown) for shown in candidates]
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    predicted = model.predict(bias, vectors, owners, _flat(candidates).astype(np.int64))
+    return np.split(predicted, np.cumsum(sizes)[:-1])
 
 
 def _flat(lists: pd.Series) -> Float[np.ndarray, " n"]:

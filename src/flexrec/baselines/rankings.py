@@ -31,6 +31,9 @@ from flexrec.retrieval.star import StarScoringSettings
 
 logger = logging.getLogger(__name__)
 
+MEAN_STRENGTH = 10.0
+"""Pseudo-observations of the global mean in `item_mean`."""
+
 _STAR, _FITTED = StarScoringSettings(), FittedSettings()
 
 BASELINES: Mapping[str, Baseline] = {
@@ -79,7 +82,7 @@ def baseline_rankings(
     gain: GainKind,
     seed: int,
     training_instances: pd.DataFrame | None = None,
-    strength: float = 10.0,
+    strength: float = MEAN_STRENGTH,
     star: StarScoringSettings = _STAR,
     fitted: FittedSettings = _FITTED,
 ) -> pd.DataFrame:
@@ -111,10 +114,8 @@ def baseline_rankings(
         raise InputError(f"baseline {', '.join(map(repr, unknown))} is unknown; choose among {', '.join(BASELINES)}")
     if labelled_instances.empty:
         raise InputError("labelled_instances: there is no instance to rank; lower K or raise the density")
-    ids = [int(instance_id) for instance_id in labelled_instances[Columns.INSTANCE_ID]]
-    shown = [np.asarray(candidates, dtype=np.int64) for candidates in labelled_instances[Columns.CANDIDATES]]
     training = labelled_instances.iloc[:0] if training_instances is None else training_instances
-    rows = []
+    tables = []
     for method in methods:
         scores: Scores | None = None
         for name, need in needs.items():
@@ -134,12 +135,25 @@ def baseline_rankings(
                     seed=seed,
                 )
                 took = time.perf_counter() - start
-                logger.info("baseline %s, %s: fitted and scored %d lists in %.2f s", method, name, len(shown), took)
-            for instance_id, candidates, values in zip(ids, shown, scores, strict=True):
-                try:
-                    order = rank_by_score(values, np.random.default_rng([seed, instance_id, 0]))
-                except InputError as error:
-                    raise InputError(f"baseline {method}, need {name}, instance {instance_id}: {error}") from error
-                rows.append((method, name, instance_id, candidates[order].tolist(), candidates.tolist(), 0, 0, 0))
-    columns = (Columns.METHOD, Columns.NEED, Columns.INSTANCE_ID, Columns.RANKING, Columns.INPUT_ORDER)
-    return pd.DataFrame(rows, columns=[*columns, Columns.INVALID, Columns.REPEATED, Columns.MISSING])
+                logger.info("baseline %s, %s: fitted and scored %d lists in %.2f s", method, name, len(scores), took)
+            tables.append(ranked(labelled_instances, scores, method=method, need=name, seed=seed))
+    return pd.concat(tables, ignore_index=True)
+
+
+def ranked(labelled_instances: pd.DataFrame, scores: Scores, *, method: str, need: str, seed: int) -> pd.DataFrame:
+    """Table `rankings` of one method and need, by its scores; equal ones in random order (`rank_by_score`).
+
+    Raises:
+        InputError: A score is not finite.
+    """
+    rows = []
+    columns = (labelled_instances[Columns.INSTANCE_ID], labelled_instances[Columns.CANDIDATES])
+    for instance_id, shown, values in zip(*columns, scores, strict=True):
+        candidates = np.asarray(shown, dtype=np.int64)
+        try:
+            order = rank_by_score(values, np.random.default_rng([seed, int(instance_id), 0]))
+        except InputError as error:
+            raise InputError(f"baseline {method}, need {need}, instance {instance_id}: {error}") from error
+        rows.append((method, need, int(instance_id), candidates[order].tolist(), candidates.tolist(), 0, 0, 0))
+    names = (Columns.METHOD, Columns.NEED, Columns.INSTANCE_ID, Columns.RANKING, Columns.INPUT_ORDER)
+    return pd.DataFrame(rows, columns=[*names, Columns.INVALID, Columns.REPEATED, Columns.MISSING])

@@ -45,6 +45,18 @@ class Factorisation:
         sums = sparse.csr_array(((gains - self.mean) / self.scale, (owners, columns)), shape=shape)
         return ridge_step(counts, sums, self.bias, self.vectors, self.settings)
 
+    def predict(
+        self,
+        bias: Float[np.ndarray, " count"],
+        vectors: Float[np.ndarray, "count f"],
+        owners: Int[np.ndarray, " n"],
+        items: Int[np.ndarray, " n"],
+    ) -> Float[np.ndarray, " n"]:
+        """Gains of pairs of a user that `fold_in` made, by number, and an item."""
+        rows = self.rows(items)
+        personal = np.einsum("nf,nf->n", self.vectors[rows], vectors[owners])
+        return np.asarray(self.mean + self.scale * (bias[owners] + self.bias[rows] + personal))
+
 
 def fit_factorisation(
     users: Int[np.ndarray, " n"],

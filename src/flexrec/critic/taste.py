@@ -86,7 +86,5 @@ def taste(
         )
         asked = np.flatnonzero(part[request] == fold)
         owner = np.searchsorted(mine, request[asked])
-        rows = model.rows(candidates[asked])
-        personal = np.einsum("pf,pf->p", model.vectors[rows], vectors[owner])
-        predicted[asked] = model.mean + model.scale * (bias[owner] + model.bias[rows] + personal)
+        predicted[asked] = model.predict(bias, vectors, owner, candidates[asked])
     return predicted

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from flexrec.baselines.rankings import rank_by_score
-from flexrec.baselines.scores import Scores, item_mean_scores
+from flexrec.baselines.factorisation import Known, factorised_scores, shown_history
+from flexrec.baselines.rankings import MEAN_STRENGTH, ranked
+from flexrec.baselines.scores import item_mean_scores
 from flexrec.critic.completion import aligned_predictions
-from flexrec.critic.factorisation import Factorisation, fit_factorisation
+from flexrec.critic.factorisation import fit_factorisation
 from flexrec.critic.settings import FactorisationSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.rankings import evaluate_rankings
@@ -107,12 +108,13 @@ def headroom_metrics(
     observed = training[training[Columns.OBSERVED].to_numpy(bool)]
     if observed.empty:
         raise InputError("observations: no interaction of a training user is observed; raise the density")
-    known_users: dict[OfUser, tuple[np.ndarray, np.ndarray, np.ndarray]] = {
-        "shown": _shown(held_out, gain),
+    known_users: dict[OfUser, Known] = {
+        "shown": shown_history(held_out, gain),
         "observed": _own(held_out, own, gain, hindsight=False),
         "everything": _own(held_out, own, gain, hindsight=True),
     }
-    rankings = [_rankings(held_out, aligned_predictions(held_out, critic_predictions)[0], CRITIC.name, seed)]
+    predicted, _ = aligned_predictions(held_out, critic_predictions)
+    rankings = [ranked(held_out, predicted, method=CRITIC.name, need=ENGAGEMENT, seed=seed)]
     for items, known in (("observed", observed), ("all", training.assign(**{Columns.OBSERVED: True}))):
         model = fit_factorisation(
             known[Columns.USER_ID].to_numpy(np.int64),
@@ -123,10 +125,10 @@ def headroom_metrics(
         )
         for row in (row for row in ROWS if row.items == items and row is not CRITIC):
             if row.user == "nothing":
-                scores = item_mean_scores(held_out, observations=known, gain=gain, strength=10.0)
+                scores = item_mean_scores(held_out, observations=known, gain=gain, strength=MEAN_STRENGTH)
             else:
-                scores = _factorised(held_out, model, *known_users[row.user])
-            rankings.append(_rankings(held_out, scores, row.name, seed))
+                scores = factorised_scores(held_out, model, known_users[row.user])
+            rankings.append(ranked(held_out, scores, method=row.name, need=ENGAGEMENT, seed=seed))
         logger.info("headroom: items known by %d interactions (%s)", len(known), items)
     return evaluate_rankings(
         pd.concat(rankings, ignore_index=True),
@@ -165,19 +167,8 @@ def compare_headroom(instance_metrics: pd.DataFrame, resampling: Mapping[str, An
     return {"instances": int(summary["n"].max()), "users": int(summary["users"].max()), "rows": rows}
 
 
-def _shown(held_out: pd.DataFrame, gain: GainKind) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Instance, item and gain of every entry of the histories that requests have."""
-    histories, engagements = held_out[Columns.HISTORY_ITEMS], held_out[Columns.HISTORY_ENGAGEMENTS]
-    owners = np.repeat(np.arange(len(held_out)), [len(items) for items in histories])
-    items = np.concatenate([np.zeros(0, dtype=np.int64), *(np.asarray(one, dtype=np.int64) for one in histories)])
-    values = np.concatenate([np.zeros(0), *(np.asarray(one, dtype=np.float64) for one in engagements)])
-    return owners, items, engagement_gain(values, gain)
-
-
-def _own(
-    held_out: pd.DataFrame, own: pd.DataFrame, gain: GainKind, *, hindsight: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Instance, item and gain of the interactions of the user who asks; never one with a candidate."""
+def _own(held_out: pd.DataFrame, own: pd.DataFrame, gain: GainKind, *, hindsight: bool) -> Known:
+    """The interactions of the users who ask; never one with a candidate."""
     by_user = dict(iter(own.groupby(Columns.USER_ID)))
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
         (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -193,30 +184,4 @@ def _own(
             keep &= rows[Columns.OBSERVED].to_numpy(bool) & (rows[Columns.TIMESTAMP].to_numpy(np.int64) < time)
         gains = engagement_gain(rows[Columns.ENGAGEMENT].to_numpy(np.float64)[keep], gain)
         parts.append((np.full(keep.sum(), place), items[keep], gains))
-    owners, chosen, values = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return owners, chosen, values
-
-
-def _factorised(
-    held_out: pd.DataFrame, model: Factorisation, owners: np.ndarray, items: np.ndarray, gains: np.ndarray
-) -> Scores:
-    bias, vectors = model.fold_in(owners, items, gains, count=len(held_out))
-    scores = []
-    for place, candidates in enumerate(held_out[Columns.CANDIDATES]):
-        rows = model.rows(np.asarray(candidates, dtype=np.int64))
-        scores.append(
-            model.mean + model.scale * (bias[place] + model.bias[rows] + model.vectors[rows] @ vectors[place])
-        )
-    return scores
-
-
-def _rankings(held_out: pd.DataFrame, scores: Scores, name: str, seed: int) -> pd.DataFrame:
-    """As `baseline_rankings`, ties included."""
-    rows = []
-    columns = (held_out[Columns.INSTANCE_ID], held_out[Columns.CANDIDATES])
-    for instance_id, shown, values in zip(*columns, scores, strict=True):
-        candidates = np.asarray(shown, dtype=np.int64)
-        order = rank_by_score(values, np.random.default_rng([seed, int(instance_id), 0]))
-        rows.append((name, ENGAGEMENT, int(instance_id), candidates[order].tolist(), candidates.tolist(), 0, 0, 0))
-    names = (Columns.METHOD, Columns.NEED, Columns.INSTANCE_ID, Columns.RANKING, Columns.INPUT_ORDER)
-    return pd.DataFrame(rows, columns=[*names, Columns.INVALID, Columns.REPEATED, Columns.MISSING])
+    return Known(*(np.concatenate(column) for column in zip(*parts, strict=True)))
