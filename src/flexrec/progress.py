@@ -1,4 +1,4 @@
-"""Progress for people (bars) and for machines (curves), without a dependency on any tracking service.
+"""Progress for people (bars, or lines in a log) and for machines (curves), with no dependency on any tracking service.
 
 `emit` writes a structured record to the logger `flexrec.curves`; whoever wants the curves (the MLflow hook, a test)
 attaches a handler to that logger. The library therefore never knows where its curves end up.
@@ -6,23 +6,56 @@ attaches a handler to that logger. The library therefore never knows where its c
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
 curves = logging.getLogger("flexrec.curves")
+
+PAUSE_SECONDS = 60.0
+"""Between two lines about work that goes on, where no bar can be drawn."""
 
 
 def track(iterable: Iterable[T], *, description: str, total: int | None = None) -> Iterator[T]:
-    """Yield from `iterable`, with a progress bar on standard error where that is a terminal."""
+    """Yield from `iterable`, with a progress bar on standard error; where that is no terminal, with a line a minute.
+
+    Args:
+        iterable: What is worked through.
+        description: Of the work, for people: "training the critic".
+        total: How many there are; None: what `iterable` has, if it says so.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     if not sys.stderr.isatty():
-        yield from iterable
+        yield from _told(iterable, description, total)
         return
     from rich.console import Console
     from rich.progress import track as rich_track
 
     yield from rich_track(iterable, description=description, total=total, console=Console(stderr=True))
+
+
+def _told(iterable: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    begin = told = time.monotonic()
+    for done, value in enumerate(iterable):
+        now = time.monotonic()
+        if now - told >= PAUSE_SECONDS:
+            told = now
+            count = str(done) if total is None else f"{done} of {total}"
+            left = f", about {readable_time((now - begin) / done * (total - done))} to go" if total and done else ""
+            log.info("%s: %s after %s%s", description, count, readable_time(now - begin), left)
+        yield value
+
+
+def readable_time(seconds: float) -> str:
+    """A time for people, `2 h 05 min`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def emit(curve: str, step: int, values: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from flexrec.errors import InputError
-from flexrec.study.plan import Cell, cells_of, readable_time, refuse_unknown_rows
+from flexrec.study.plan import Cell, cells_of, refuse_unknown_rows
 from flexrec.study.settings import StudyOptions, StudySettings
 
 KNOWN = {
@@ -105,18 +105,15 @@ def test_references_and_rows_of_tables_are_names_that_exist():
         rows_of({"cross": {"columns": ["a"], "rows": {"b": ["pop"]}}})
 
 
+@pytest.mark.parametrize("text", ["seed=5", "need=trend", "method=flexrec", "dataset=a", "density=1.0", "layout=b"])
+def test_the_command_line_does_not_rename_all_runs(text):
+    """Three seeds would be one training, told three times."""
+    block = {"needs": ["interest"], "methods": ["flexrec"], "seeds": [0, 1, 2]}
+    with pytest.raises(InputError, match=rf"says which {text.partition('=')[0]} its runs have, so {text} cannot"):
+        cells(block, given=("rl.steps=3", text))
+
+
 @pytest.mark.parametrize("text", ["rl.steps", "=3", "seed=3", "study=x", "method=flexrec"])
 def test_overrides_are_pairs_of_something_else(text):
     with pytest.raises(ValueError, match="override"):
         study({"needs": ["a"], "methods": ["flexrec"], "overrides": [text]})
-
-
-def test_times_for_people():
-    # 100 minutes are told in hours
-    assert [readable_time(seconds) for seconds in (3.2, 99, 150, 5940, 7500)] == [
-        "3 s",
-        "99 s",
-        "2 min",
-        "99 min",
-        "2 h 05 min",
-    ]

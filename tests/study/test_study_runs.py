@@ -24,7 +24,16 @@ def test_a_run_that_dies_gives_its_signal(tmp_path):
     assert launch(["-c", script], folder=tmp_path, log=tmp_path / "log", variables={}) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_long_run_says_is_told_once(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "flexrec.pipelines.study.runs")
+    monkeypatch.setattr(runs, "PAUSE_SECONDS", 0.2)
+    script = "import time; print('00:00:01  first\\n00:00:02  50%\\r00:00:03  100%\\n', flush=True); time.sleep(1.5)"
+    assert launch(["-c", script], folder=tmp_path, log=tmp_path / "log", variables={}) == 0
+    told = [message.partition(": ")[2] for message in caplog.messages]
+    assert [line for line in told if line != "it has said nothing yet"] == ["100%"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_ends_the_run_that_is_going_on(tmp_path, number):
     """The run interrupts whoever started it, and writes down how it was ended itself."""
     # a test suite in the background of a shell has interruptions ignored, and hands that down
@@ -41,7 +50,13 @@ def test_an_interruption_ends_the_run_that_is_going_on(tmp_path, number):
     finally:
         signal.signal(signal.SIGINT, before)
     assert (tmp_path / "ended").read_text() == "politely"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_a_run_is_not_in_the_group_that_a_terminal_interrupts(tmp_path):
+    script = "import os; print(os.getpgid(0) == os.getpid())"
+    launch(["-c", script], folder=tmp_path, log=tmp_path / "log", variables={})
+    assert (tmp_path / "log").read_text() == "True\n"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +78,20 @@ def test_one_study_at_a_time(tmp_path):
         pass
     with _alone(tmp_path):
         pass
+
+
+def test_studies_of_two_names_are_two_studies(tmp_path, monkeypatch):
+    """They may share runs, and the folders of these."""
+    looks = [looked("a", [state("train_rl", "a")])]
+    project = Project(tmp_path, str(tmp_path / "conf"), None, (), None)
+
+    def launch(command, *, folder, log, variables, lock):
+        with pytest.raises(InputError, match="another study"):
+            run_missing("other", looks, Times(Seconds()), project, tmp_path / "other" / "logs")
+        return 0
+
+    monkeypatch.setattr(runs, "launch", launch)
+    assert run_missing("mine", looks, Times(Seconds()), project, tmp_path / "mine" / "logs") == {}
 
 
 def test_a_run_that_outlives_its_study_keeps_the_lock(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from flexrec.errors import InputError
 from flexrec.evaluation.names import WARMED_UP
-from flexrec.study.settings import Block, StudyOptions, StudySettings
+from flexrec.study.settings import OF_THE_GRID, Block, StudyOptions, StudySettings
 
 DEFAULT_LAYOUT = "default"
 
@@ -84,8 +84,16 @@ def cells_of(
         layouts: All that there are.
 
     Raises:
-        InputError: The grid names something that does not exist, or one run with two sets of overrides.
+        InputError: The grid names something that does not exist, or one run with two sets of overrides; or the command
+            line names what is the grid's.
     """
+    for text in given:
+        if (key := text.partition("=")[0]) in OF_THE_GRID:
+            raise InputError(
+                f"study '{name}': its grid says which {key} its runs have, so {text} cannot be given for all of them. "
+                "Change the grid, or make a study of your own (conf/base/parameters_study.yml); seeds of the grid are "
+                "chosen by study_options.seeds"
+            )
     datasets, models, layouts = list(datasets), list(models), list(layouts)
     for number, block in enumerate(study.grid, start=1):
         place = f"study '{name}', part {number} of its grid"
@@ -172,11 +180,3 @@ def _refuse_unknown(place: str, kind: str, names: Iterable[str], known: Iterable
     for name in names:
         if name not in allowed:
             raise InputError(f"{place}: unknown {kind} '{name}'. Allowed: {', '.join(allowed)}.")
-
-
-def readable_time(seconds: float) -> str:
-    """A time for people, `2 h 05 min`."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -57,13 +57,16 @@ class StudySettings(Settings):
         return _checked_overrides(overrides)
 
 
+OF_THE_GRID = frozenset({"dataset", "need", "method", "seed", "model", "layout", "density"})
+"""What names a run, and therefore is no parameter of all runs."""
+
+
 def _checked_overrides(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    own = {"dataset", "need", "method", "seed", "model", "layout", "density"}
     for text in overrides:
         key, equals, _ = text.partition("=")
         if not (key.strip() and equals):
             raise ValueError(f"an override is written key=value, not {text!r}")
-        if key.strip() in own or key.startswith("study"):
+        if key.strip() in OF_THE_GRID or key.startswith("study"):
             raise ValueError(f"{key.strip()} is no override: it has a field of its own, or belongs to the study")
     return overrides
 
@@ -107,6 +110,7 @@ class Seconds(Settings):
     fit_critic: float = Field(10.0, ge=0)
     train_warm_up: float = Field(120.0, ge=0)
     train_rl: float = Field(150.0, ge=0)
+    rank_baselines: float = Field(60.0, ge=0)
     rank_untrained: float = Field(30.0, ge=0)
     rank_warmed_up: float = Field(30.0, ge=0)
     rank_trained: float = Field(30.0, ge=0)

@@ -21,12 +21,15 @@ from flexrec.errors import InputError
 from flexrec.pipelines.study.look import Look
 from flexrec.pipelines.study.project import Project
 from flexrec.pipelines.study.times import Times
+from flexrec.progress import PAUSE_SECONDS, readable_time
 from flexrec.runner import readable_path
-from flexrec.study.plan import Cell, readable_time
+from flexrec.study.plan import Cell
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_REASON = 400
+_LONGEST_LINE = 200
+_TAIL_BYTES = 4096
 _PATIENCE_SECONDS = 20.0
 """What an interrupted run gets to end by itself."""
 
@@ -39,7 +42,7 @@ def run_missing(name: str, looks: Sequence[Look], times: Times, project: Project
         looks: Its cells.
         times: For the time that is left.
         project: Of this session.
-        logs: Folder of what the runs print.
+        logs: Folder of what the runs print, `<that of all studies>/<name>/logs`.
 
     Returns:
         Why a cell failed, for those that did.
@@ -53,7 +56,7 @@ def run_missing(name: str, looks: Sequence[Look], times: Times, project: Project
         return failed
     planned = times.seconds(missing)
     begin = time.perf_counter()
-    with _alone(logs.parent) as lock:
+    with _alone(logs.parents[1]) as lock:
         for number, one in enumerate(missing):
             # as much faster or slower than planned as those before
             pace = (time.perf_counter() - begin) / sum(planned[:number]) if number else 1.0
@@ -91,7 +94,7 @@ def run_missing(name: str, looks: Sequence[Look], times: Times, project: Project
 def launch(
     command: Sequence[str], *, folder: Path, log: Path, variables: Mapping[str, str], lock: int | None = None
 ) -> int:
-    """Run the interpreter with a command to its end; an interruption ends it, too.
+    """Run the interpreter with a command to its end, telling now and then what it says; an interruption ends it, too.
 
     Args:
         command: Arguments of the interpreter.
@@ -113,9 +116,11 @@ def launch(
             stderr=subprocess.STDOUT,
             env={**os.environ, **variables},
             pass_fds=() if lock is None else (lock,),
+            # Ctrl-C reaches the foreground's whole group: with ours, too, the run would be interrupted twice
+            process_group=0,
         )
         try:
-            return process.wait()
+            return _wait(process, log)
         except BaseException:
             process.send_signal(signal.SIGINT)
             try:
@@ -124,6 +129,27 @@ def launch(
                 process.kill()
                 process.wait()
             raise
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> int:
+    begin, told = time.perf_counter(), ""
+    while True:
+        try:
+            return process.wait(PAUSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            if (line := _last_line(log)) != told:
+                told = line
+                after = readable_time(time.perf_counter() - begin)
+                logger.info("after %s: %s", after, line, extra={"markup": False})
+
+
+def _last_line(log: Path) -> str:
+    """What was said last, without its time; a bar is one line, drawn again and again."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        text = file.read().decode("utf-8", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^\d\d:\d\d:\d\d\s+", "", lines[-1])[:_LONGEST_LINE] if lines else "it has said nothing yet"
 
 
 @contextmanager
@@ -142,19 +168,22 @@ def _alone(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def _ended_politely() -> Iterator[None]:
-    """Let a request to terminate end the run that is going on, as Ctrl-C does."""
+    """Let a request to terminate, or the end of the terminal, end the run that is going on, as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    # what is ignored, as by nohup, stays so
+    asked = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in asked}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def failure(log: Path, status: int, folder: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flexrec.pipelines.study.look import Look
 from flexrec.pipelines.study.uptodate import NodeState
-from flexrec.study.plan import readable_time
+from flexrec.progress import readable_time
 from flexrec.study.settings import Seconds
 
 
