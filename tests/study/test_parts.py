@@ -96,9 +96,11 @@ def test_a_cell_that_the_study_does_not_have_is_refused(places):
 
 def test_a_seed_in_two_places_is_refused(places, tmp_path):
     # folders that studies wrote have the name of the study, all of them
-    for name in ("again", "seed-2"):
+    above, below = places.name, tmp_path.name
+    told = {"again": ("seed-2", "again"), "seed-2": (f"{above}/seed-2", f"{below}/seed-2")}
+    for name, (first, second) in told.items():
         write(tmp_path / name, collect(of_seed(2)))
-        with pytest.raises(InputError, match=f"seed 2 is in seed-2 and in {name}; keep one"):
+        with pytest.raises(InputError, match=f"seed 2 is in {first} and in {second}; keep one"):
             read_parts([places, tmp_path / name])
 
 

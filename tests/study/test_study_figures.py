@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 
+from flexrec.pipelines.study.nodes import draw_study
 from flexrec.reporting.figures import advantage_spread_figure, uncertainty_weights_figure
 from flexrec.reporting.figures.study import forest_figure, learning_figure, mean_curves
 from flexrec.study.collection import collect
@@ -76,6 +77,14 @@ def test_a_method_trained_for_two_tasks_has_two_names():
     found = collect([result("flexrec", 0), result("flexrec", 0, need="trend")])
     means = mean_curves(found.curves, ["advantage/"])
     assert means["method"].unique().tolist() == ["FlexRec, interest", "FlexRec, trend"]
+
+
+def test_a_study_without_rewards_says_why_it_has_no_advantages(options):
+    curves = pd.DataFrame({"step": [1, 2], "metric": "loss", "value": [1.5, 1.4]})
+    found = collect([result("sft", 0, quality=0.6, curves=curves)])
+    figures = draw_study(row_means_of_nothing(), found.curves, pd.DataFrame(), pd.DataFrame(), options)
+    for figure in figures[-2:]:
+        assert "learned from optimal lists, not from rewards" in figure.layout.annotations[0].text
 
 
 def test_nothing_gives_figures_that_say_so():

@@ -3,6 +3,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from pydantic import ValidationError
 
+from flexrec.errors import InputError
 from flexrec.pipelines.study import look
 from flexrec.pipelines.study.project import Project
 from flexrec.study.plan import Cell, cells_of
@@ -63,6 +64,16 @@ def test_layouts_of_one_study_keep_their_results_apart_and_have_tables_of_their_
         project,
     )
     assert [state.places for state in named.states] == [state.places for state in found[0].states]
+
+
+def test_one_run_under_two_names_is_refused(project_root):
+    """It would be told, and counted, twice."""
+    bootstrap_project(project_root)
+    project = Project(project_root, str(project_root / "conf"), "test", (), None)
+    cells = [Cell("interest", "flexrec", 0), Cell("interest", "flexrec", 0, dataset="fabricated")]
+    twice = "one run twice, as 'interest flexrec seed 0' and as 'fabricated interest flexrec seed 0'"
+    with pytest.raises(InputError, match=twice):
+        look.look(cells, project)
 
 
 def test_a_layout_as_an_override_is_refused(project_root):

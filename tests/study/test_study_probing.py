@@ -117,6 +117,30 @@ def test_what_several_cells_probed_is_taken_once(found) -> None:
     }
 
 
+def test_cells_that_were_probed_for_different_needs_give_all_pairs() -> None:
+    whole = switching_of({"untrained": 0.0, "flexrec": 0.6})
+    of_two = whole[(whole["need"] == "interest") & (whole["other_need"] == "explore")]
+    cells = [probed("flexrec", 0, switching=of_two), probed("flexrec", 0, "trend", switching=whole)]
+    untrained = collect(cells).switching.query("method == 'untrained'")
+    assert untrained.groupby(["need", "other_need"]).size().to_dict() == {
+        ("interest", "explore"): 20,
+        ("interest", "trend"): 20,
+        ("explore", "trend"): 20,
+    }
+
+
+def test_a_kind_of_table_chooses_its_needs(how) -> None:
+    cell = result("flexrec", 0, switching=switching_of({"untrained": 0.0, "flexrec": 0.6}))
+    kind = SWITCHING.model_copy(update={"needs": ("interest", "trend")})
+    (made,) = switching_tables("s", kind, collect([cell]).switching, ["flexrec"], how)
+    assert made.group[-2] == "interest+trend"
+    (row,) = (row for _, row in made.numbers.iterrows() if row["method"] == "ideal")
+    table = cell.switching.query("need == 'interest' and other_need == 'trend' and method == 'flexrec'")
+    assert row["tau"] == pytest.approx(table["ideal_tau"].mean())
+    nobody = SWITCHING.model_copy(update={"needs": ("search",)})
+    assert switching_tables("s", nobody, collect([cell]).switching, ["flexrec"], how) == []
+
+
 def test_without_a_probe_there_is_nothing(collected, settings, options, how) -> None:
     assert collected.switching.empty
     assert collected.input_order.empty

@@ -8,6 +8,7 @@ import pandas as pd
 
 from flexrec.errors import InputError
 from flexrec.evaluation.names import METRICS
+from flexrec.evaluation.switching import OTHER_NEED
 from flexrec.ranking.columns import Columns
 from flexrec.study.plan import Cell
 
@@ -215,9 +216,11 @@ def _probed(found: Sequence[tuple[CellResult, pd.DataFrame | None]], columns: Se
     for result, table in found:
         if table is None:
             continue
-        for (method, need), rows in table.groupby([Columns.METHOD, Columns.NEED], sort=False):
+        # cells may have been probed for different pairs of needs
+        asked = [Columns.NEED, *(name for name in (OTHER_NEED,) if name in table)]
+        for (method, *_), rows in table.groupby([Columns.METHOD, *asked], sort=False):
             part = rows.assign(**_names(str(method), result))
-            key = (*part.iloc[0][list(_PROBED)], need)
+            key = tuple(part.iloc[0][[*_PROBED, *asked[1:]]])
             if key not in taken:
                 taken.add(key)
                 parts.append(part)

@@ -4,6 +4,7 @@ A part is what a study wrote, `data/08_reporting/study/<name>`: its tables hold 
 parts become one study. A seed is made in one place as a whole, for its rows are compared with each other.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -44,10 +45,12 @@ class Part:
     """A part.
 
     Attributes:
-        name: Its folder, for messages and pages.
+        folder: Where it lies.
+        name: The folder's, for messages and pages; with that of the one above it where another part has the same.
         tables: What it holds of the seeds that are taken from it.
     """
 
+    folder: Path
     name: str
     tables: Collected
 
@@ -74,6 +77,11 @@ def read_parts(places: Iterable[Path]) -> list[Part]:
                 "data/08_reporting/study/<name>, or one in which such folders are"
             )
         parts += found
+    # what a study wrote bears the name of the study, wherever it was run
+    names = Counter(part.name for part in parts)
+    parts = [
+        replace(part, name=f"{part.folder.parent.name}/{part.name}") if names[part.name] > 1 else part for part in parts
+    ]
     owners: dict[int, str] = {}
     for part in parts:
         for seed in part.seeds:
@@ -95,7 +103,7 @@ def _read(folder: Path) -> Part:
             raise InputError(f"{path} is not a table that a study wrote: {error}") from error
         if missing := [column for column in _COLUMNS[name] if column not in tables[name]]:
             raise InputError(f"{path} has no column {missing[0]}: it was written by another version of flexrec")
-    return Part(folder.name, Collected(**tables))
+    return Part(folder.resolve(), folder.resolve().name, Collected(**tables))
 
 
 def taken(part: Part, expected: Sequence[CellResult]) -> tuple[list[CellResult], Part]:

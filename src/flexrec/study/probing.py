@@ -45,6 +45,8 @@ def switching_tables(
         `switching`; means over seeds, intervals and tests as of every other table.
     """
     tables = []
+    if kind.needs:
+        switching = switching[switching[Columns.NEED].isin(kind.needs) & switching[OTHER_NEED].isin(kind.needs)]
     for place, part in _places(switching, kind, methods):
         pairs = list(part[[Columns.NEED, OTHER_NEED]].drop_duplicates().itertuples(index=False, name=None))
         rows = [_ideal_row(part, pairs)]

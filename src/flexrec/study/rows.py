@@ -69,19 +69,41 @@ def measured_rows(
         rows.append(row | _costs(method, kind, trained_on, planned))
     rows.sort(key=lambda row: (_KINDS.index(row["kind"]), order.index(row[Columns.METHOD]), row["trained_on"]))
     numbers = pd.DataFrame(rows)
-    return _adjusted(numbers, references) if len(numbers) else pd.DataFrame(columns=[*metrics])
+    return _adjusted(numbers, references, need) if len(numbers) else pd.DataFrame(columns=[*metrics])
 
 
-def _adjusted(numbers: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
+def _adjusted(numbers: pd.DataFrame, references: Sequence[str], need: str) -> pd.DataFrame:
     """With Holm's correction over all tests of the table."""
-    places = [(row, reference) for reference in references for row in numbers.index]
-    p = [float(numbers.loc[row, f"p_{reference}"]) for row, reference in places]
-    made = [place for place, value in zip(places, p, strict=True) if value == value]
+    tests = made_tests(numbers, references, need)
+    p = {pair: float(numbers.loc[places[0][0], f"p_{places[0][1]}"]) for pair, places in tests.items()}
     for reference in references:
         numbers[f"p_holm_{reference}"] = float("nan")
-    for (row, reference), value in zip(made, holm([value for value in p if value == value]), strict=True):
-        numbers.loc[row, f"p_holm_{reference}"] = value
+    for pair, value in zip(tests, holm(list(p.values())), strict=True):
+        for row, reference in tests[pair]:
+            numbers.loc[row, f"p_holm_{reference}"] = value
     return numbers
+
+
+def made_tests(
+    numbers: pd.DataFrame, references: Sequence[str], need: str
+) -> dict[frozenset[object], list[tuple[Any, str]]]:
+    """The tests of a table, and where each stands: two reference rows are compared once, and it stands at both.
+
+    Args:
+        numbers: Rows of a table with `p_<reference>`, NaN where there is no test.
+        references: Methods.
+        need: Of the table.
+
+    Returns:
+        By the pair of rows: index of the row and reference.
+    """
+    own = numbers["trained_on"].isin(["", need])
+    rows = {reference: numbers.index[own & (numbers[Columns.METHOD] == reference)] for reference in references}
+    tests: dict[frozenset[object], list[tuple[Any, str]]] = {}
+    for reference in references:
+        for row in numbers.index[numbers[f"p_{reference}"].notna()]:
+            tests.setdefault(frozenset((row, rows[reference][0])), []).append((row, reference))
+    return tests
 
 
 def _costs(method: str, kind: str, trained_on: str, planned: pd.DataFrame) -> dict[str, float]:

@@ -173,5 +173,5 @@ def _table(
         cross=cross_table(kind.cross, numbers, need, options.primary),
         by_seed=seed_table(numbers, instances, options.primary) if len(numbers) else (),
         sentences=tuple(sentences(instances, means, need, options, how)) if kind.sample == "test" else (),
-        notes=tuple(notes_of(wanted, planned, numbers, references, bool(paper), options)),
+        notes=tuple(notes_of(need, wanted, planned, numbers, references, bool(paper), options)),
     )

@@ -7,7 +7,7 @@ import pandas as pd
 from flexrec.ranking.columns import Columns
 from flexrec.reporting.style import label, metric_label, number, p_value
 from flexrec.study.collection import BASELINE, TRAINED
-from flexrec.study.rows import row_label
+from flexrec.study.rows import made_tests, row_label
 from flexrec.study.settings import StudyOptions
 from flexrec.study.statistics import ROW, Resampling, compare, where
 
@@ -49,6 +49,7 @@ def sentences(
 
 
 def notes_of(
+    need: str,
     wanted: Sequence[str],
     planned: pd.DataFrame,
     numbers: pd.DataFrame,
@@ -76,7 +77,7 @@ def notes_of(
                 "would come out."
             )
         if references:
-            tests = sum(int(numbers[f"p_holm_{reference}"].notna().sum()) for reference in references)
+            tests = len(made_tests(numbers, references, need))
             notes.append(
                 f"Differences of {metric_label(options.primary)} are paired; p is of a sign-flip test over users for "
                 f"the models that were trained, adjusted by Holm's method over the {tests} tests of this table."

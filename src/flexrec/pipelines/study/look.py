@@ -75,7 +75,20 @@ def look(cells: Sequence[Cell], project: Project) -> list[Look]:
         whole = sum((pipelines[name] for name in cell.also), pipelines[PIPELINE])
         found.append(Look(cell, catalog, tuple(inspector.states(whole, catalog))))
     refuse_conflicts({one.cell.words: list(one.states) for one in found})
+    _refuse_twice(found, project)
     return found
+
+
+def _refuse_twice(looks: Sequence[Look], project: Project) -> None:
+    """Refuse one run under two names, such as with a dataset that is the environment's own anyway."""
+    known: dict[tuple[object, ...], str] = {}
+    for one in looks:
+        own = not_run(one)
+        where = (one.cell.environment or project.environment, own.dataset, own.density, own.model)
+        key = (*where, one.cell.need, one.cell.method, one.cell.seed)
+        if (other := known.setdefault(key, one.cell.words)) != one.cell.words:
+            names = f"'{other}' and as '{one.cell.words}'"
+            raise InputError(f"the grid has one run twice, as {names}; leave out one of them")
 
 
 def _check(cell: Cell, project: Project) -> None:

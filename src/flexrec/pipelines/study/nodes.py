@@ -24,7 +24,7 @@ from flexrec.reporting.figures import (
     uncertainty_weights_figure,
 )
 from flexrec.reporting.figures.study import forest_figure, learning_figure, mean_curves
-from flexrec.reporting.figures.training import SPREAD, WEIGHTS
+from flexrec.reporting.figures.training import LOSS, REWARD, SPREAD, WEIGHTS
 from flexrec.reporting.provenance import provenance
 from flexrec.reporting.study_page import render_study
 from flexrec.study.collection import TRAINED, CellResult, collect
@@ -190,8 +190,9 @@ def draw_study(
         learning_figure(curves, by="steps", methods=methods),
         learning_figure(curves, by="tokens", methods=methods),
         critic_calibration_figure(critic_predictions, critic_reliability),
-        advantage_spread_figure(mean_curves(curves, [SPREAD])),
-        uncertainty_weights_figure(mean_curves(curves, WEIGHTS)),
+        # a figure without its own curve says why there is none, by those that there are
+        advantage_spread_figure(mean_curves(curves, [SPREAD, REWARD, LOSS])),
+        uncertainty_weights_figure(mean_curves(curves, [*WEIGHTS, REWARD, LOSS])),
     )
 
 
