@@ -207,6 +207,33 @@ def test_a_work_folder_is_kept_for_one_fingerprint(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
+def test_a_work_folder_knows_what_earlier_attempts_took(tmp_path: Path) -> None:
+    def attempt() -> WorkFolder:
+        work = WorkFolder(filepath=str(tmp_path / "work"))
+        work.bind("1")
+        return work
+
+    def touched(file: Path, time: float) -> None:
+        file.write_text(file.read_text() if file.exists() else "")
+        os.utime(file, (time, time))
+
+    folder = attempt().load()
+    touched(folder / ".seconds", 1000.0)
+    (folder / "checkpoint-5").mkdir()
+    touched(folder / "checkpoint-5" / "weights", 1060.0)
+    # nothing is written between its last checkpoint and the kill
+    assert attempt().seconds == 60.0
+    touched(folder / ".seconds", 2000.0)
+    touched(folder / "checkpoint-5" / "weights", 2007.5)
+    assert attempt().seconds == 67.5
+    # an attempt that wrote nothing
+    touched(folder / ".seconds", 3000.0)
+    last = attempt()
+    assert last.seconds == 67.5
+    last.bind("2")
+    assert last.seconds == 0.0
+
+
 def test_a_work_folder_without_its_marker_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "step_1").write_text("")

@@ -238,6 +238,16 @@ def test_a_pinned_version_is_not_made_again(tiny: TinyProject) -> None:
     assert (tiny.path / TEXT).read_text() == "mean counts"
 
 
+def test_what_was_made_with_a_pinned_version_and_is_gone_is_told(tiny: TinyProject) -> None:
+    tiny.run({"steps": 2})
+    version = tiny.newest("data/06_models/model").parent.name
+    tiny.run({"steps": 3})
+    tiny.log.clear()
+    tiny.run({"steps": 3}, load_versions={"model": version})
+    assert f"train: not run, pinned to model {version}" in tiny.log
+    assert "losses is kept once only, and is of another run than what is pinned" in tiny.log
+
+
 def test_a_pinned_version_that_is_not_there_is_refused_before_anything_runs(tiny: TinyProject) -> None:
     tiny.run()
     version = tiny.newest(SUMMARY).parent.name

@@ -265,6 +265,31 @@ def test_points_arrive_while_the_run_goes_on_and_survive_a_pause_of_the_server(
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
+def test_the_lineage_is_tried_even_where_the_last_points_are_lost(
+    server: TrackingSettings, client: MlflowClient
+) -> None:
+    class LosesPoints(FlakyClient):
+        def log_batch(self, *_: Any, **__: Any) -> None:
+            raise ConnectionError("nobody is there")
+
+    tracker = Tracker(server)
+    tracker.start("a", {}, {})
+    run_id = str(tracker.run_id)
+    tracker._open = LosesPoints(client), run_id  # type: ignore[assignment]
+    tracker.point(0, {"loss": 1.0})
+    tracker.finish("FINISHED", [], {"reason": "none"})
+    assert client.get_run(run_id).data.tags["reason"] == "none"
+    assert [artifact.path for artifact in client.list_artifacts(run_id)] == ["lineage.json"]
+
+
+def test_without_tracking_the_run_still_says_what_it_made(tiny: TinyProject, server: TrackingSettings) -> None:
+    configure(tiny, server, enabled=False)
+    file = "data/08_reporting/text.md"
+    tiny.replace("conf/base/catalog.yml", file, f"{file}\n  metadata: {{flexrec: {{announce: true}}}}")
+    tiny.run()
+    assert f"text: {tiny.path / 'data/08_reporting/text.md'}" in tiny.log
+
+
 def test_many_and_long_parameters(server: TrackingSettings, client: MlflowClient) -> None:
     tracker = Tracker(server)
     tracker.start(

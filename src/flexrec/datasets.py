@@ -238,7 +238,10 @@ class WorkFolder(AbstractDataset[NoReturn, Path]):
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
         self._marker = self._path / ".fingerprint"
+        self._clock = self._path / ".seconds"
         self._bound = False
+        self.seconds = 0.0
+        """What earlier attempts took; known once it is bound."""
         self.metadata = metadata
 
     def bind(self, fingerprint: str, *, wipe: bool = False) -> bool:
@@ -253,7 +256,19 @@ class WorkFolder(AbstractDataset[NoReturn, Path]):
             self.clear()
             with replacing(self._marker) as file:
                 file.write(fingerprint)
-        return any(path != self._marker for path in self._path.iterdir())
+        self.seconds = self._seconds()
+        with replacing(self._clock) as file:
+            file.write(repr(self.seconds))
+        return any(path not in (self._marker, self._clock) for path in self._path.iterdir())
+
+    def _seconds(self) -> float:
+        """What earlier attempts took, each from when it was bound until it last wrote something."""
+        if not self._clock.is_file():
+            return 0.0
+        begun = self._clock.stat().st_mtime
+        written = [path for path in self._path.rglob("*") if path.is_file() and path != self._marker]
+        latest = max(path.stat().st_mtime for path in written)
+        return float(self._clock.read_text(encoding="utf-8")) + max(0.0, latest - begun)
 
     def clear(self) -> None:
         """Remove the folder."""

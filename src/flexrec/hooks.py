@@ -58,10 +58,9 @@ class TrackingHooks:
         project = Path(run_params["project_path"])
         settings = self._settings().resolved(project)
         # of an earlier run in this process nothing may be left, whether this one is recorded or not
-        self._catalog, self._lineage, self._announced = None, {}, {}
+        self._catalog, self._lineage, self._announced = catalog, {}, {}
         if not settings.enabled:
             return
-        self._catalog = catalog
         values = catalog["parameters"].load() if "parameters" in catalog else {}
         parameters = dict(leaves("", values)) if values else {}
         names = ", ".join(run_params["pipeline_names"] or ["__default__"])
@@ -88,6 +87,9 @@ class TrackingHooks:
     @hook_impl
     def after_node_settled(self, settled: Settled) -> None:
         """Record what a node read and made."""
+        for stored in settled.outputs:
+            if self._metadata(stored).get("flexrec", {}).get("announce"):
+                self._announced[stored.name] = stored.path
         if (tracker := self._tracker) is None:
             return
         for stored in settled.inputs:
@@ -98,10 +100,7 @@ class TrackingHooks:
             if stored.size <= limit * 1e6 and stored.size <= tracker.settings.copy_limit_mb * 1e6:
                 record["copy"] = f"{self._layer(stored)}/{stored.name}"
                 tracker.copy(stored.path, record["copy"])
-            marks = self._metadata(stored).get("flexrec", {})
-            if marks.get("announce"):
-                self._announced[stored.name] = stored.path
-            if marks.get("metrics"):
+            if self._metadata(stored).get("flexrec", {}).get("metrics"):
                 try:
                     tracker.point(0, numbers("", json.loads(stored.path.read_text(encoding="utf-8"))))
                 except ValueError as error:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from kedro.framework.hooks.markers import hook_spec
 from kedro.io import AbstractDataset, AbstractVersionedDataset, CatalogProtocol
-from kedro.io.core import VersionNotFoundError, is_parameter
+from kedro.io.core import Version, VersionNotFoundError, is_parameter
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
@@ -225,6 +225,7 @@ class FingerprintRunner(SequentialRunner):
         nodes = pipeline.nodes
         _check_inputs(nodes, catalog)
         _check_pins(nodes, catalog)
+        _pin_siblings(nodes, catalog)
         # Before anything runs: what is edited during the run was not what ran.
         disk = Disk()
         code = {node.name: code_behind(node, catalog, disk) for node in nodes}
@@ -251,6 +252,10 @@ class FingerprintRunner(SequentialRunner):
         if pins:
             outputs = tuple(run.stored(name) for name in persisted)
             logger.info("%s: not run, pinned to %s", node.name, ", ".join(f"{n} {v}" for n, v in pins.items()))
+            made_by = {one.sidecar.fingerprint for one in outputs if one.name in pins and one.sidecar}
+            for one in outputs:
+                if one.name not in pins and one.sidecar and one.sidecar.fingerprint not in made_by:
+                    logger.warning("%s is kept once only, and is of another run than what is pinned", one.name)
             return self._note(run, Settled(node.name, "pinned", 0.0, (), outputs))
 
         inputs = tuple(run.stored(name) for name in run.persisted(node.inputs))
@@ -270,13 +275,16 @@ class FingerprintRunner(SequentialRunner):
         start = perf_counter()
         with _quiet_node_errors():
             Task(node, run.catalog, self._is_async, run.hooks, run.run_id).execute()
-        seconds = perf_counter() - start
+        # of a training that goes on, all of it
+        earlier = sum(folder.seconds for folder in folders)  # type: ignore[attr-defined]
+        seconds = earlier + perf_counter() - start
         for name in persisted:
             _record(name, node, run, fingerprint, seconds)
         for folder in folders:
             folder.clear()  # type: ignore[attr-defined]
         outputs = tuple(run.stored(name) for name in persisted)
-        logger.info("%s: done in %.1f s", node.name, seconds)
+        before = f", {earlier:.1f} s of them before it was interrupted" if earlier else ""
+        logger.info("%s: done in %.1f s%s", node.name, seconds, before)
         return self._note(run, Settled(node.name, "made", seconds, inputs, outputs))
 
     @staticmethod
@@ -309,6 +317,23 @@ def _check_pins(nodes: list[Node], catalog: CatalogProtocol) -> None:
             place = Path(dataset._filepath)  # type: ignore[attr-defined]
             there = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
             raise InputError(f"`{name}` has no version {pin}; there are: {', '.join(there[-8:]) or 'none'}")
+
+
+def _pin_siblings(nodes: list[Node], catalog: CatalogProtocol) -> None:
+    """Load what was made together with a pinned version in the same version: a policy with its own curves."""
+    for node in nodes:
+        versioned = {
+            name: dataset
+            for name in node.outputs
+            if not is_parameter(name) and isinstance(dataset := unwrapped(catalog[name]), AbstractVersionedDataset)
+        }
+        pins = {pin for dataset in versioned.values() if (pin := pin_of(dataset))}
+        if len(pins) != 1:
+            continue
+        (pin,) = pins
+        for dataset in versioned.values():
+            if pin_of(dataset) is None and dataset._version and Path(dataset._get_versioned_path(pin)).exists():
+                dataset._version = Version(pin, dataset._version.save)
 
 
 def _is_fresh(catalog: CatalogProtocol) -> bool:

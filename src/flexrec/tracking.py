@@ -192,6 +192,7 @@ class Tracker:
 
         self._retry_at = 0.0
         self.flush()
+        self._retry_at = 0.0
         self._attempt(send)
         self._retry_at = 0.0
         self._attempt(lambda: client.set_terminated(run_id, status))

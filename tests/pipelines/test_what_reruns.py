@@ -101,7 +101,9 @@ def test_a_setting_of_one_stage(done, whole) -> None:
 
     run = done.command(f"--load-versions=policy:{old}")
     assert not {"train_rl", "train_warm_up"} & run.ran
-    assert "rank_trained" in run.ran
+    # with the curves of the same training
+    assert {"rank_trained", "draw_training"} <= run.ran
+    assert any("train_rl: not run" in line and f"rl_curves {old}" in line for line in run.lines)
     replayed = done.digests()
     first = whole.project.digests()
     for name in ("rankings_trained", "rankings", "instance_metrics", "summary", "metrics"):
