@@ -52,7 +52,7 @@ class Parameters(Settings):
     model: str
     layout: str
     density: float = Field(gt=0, le=1, description="Share of each user's interactions that is observed")
-    seed: int = Field(ge=0, strict=True)
+    seed: int = Field(ge=0, lt=2**31, strict=True)  # as LightGBM takes it
     fresh: bool
     raw_folder: str
     engine: Engine

@@ -184,6 +184,13 @@ def test_bad_observations(change, message: str) -> None:
         build_examples(change(table), AXES, "linear", CriticSettings(), seed=0)
 
 
+def test_a_gain_beyond_all_numbers_is_named() -> None:
+    # 2^570 - 1, of a video that was watched 570 times over
+    table = observations((1, 1, 10, 1.0), (1, 2, 20, 570.0), (1, 3, 30, 1.0))
+    with pytest.raises(InputError, match=r"event 1 has engagement 570, an exponential gain of 3\.86e\+171"):
+        build_examples(table, AXES, "exponential", CriticSettings(), seed=0)
+
+
 @pytest.mark.parametrize(
     ("item_embeddings", "message"),
     [

@@ -115,6 +115,14 @@ def test_a_small_task_by_hand() -> None:
     assert scores["b"]["random_ndcg_at_10"] == pytest.approx(0.5)
 
 
+def test_engagement_below_nothing_gains_nothing() -> None:
+    # linear gains 2, 0, 1 and 1, 1, 1; a dislike is cut at 0 as the needs cut it
+    labels = LABELS.assign(engagement=[[2.0, -1.0, 1.0], [1.0, 1.0, 1.0]])
+    report = describe_task(labelled(), labels, OBSERVATIONS, GAINS, task(gain="linear"))
+    expected = (1 + D2 + D3) / (2 + D2)
+    assert report["test_scores"]["engagement"]["random_ndcg_at_5"] == pytest.approx((expected + 1) / 2)
+
+
 def test_validation_instances_do_not_count() -> None:
     table = labelled().assign(split=["validation", "train", "test"])
     report = describe_task(table, LABELS, OBSERVATIONS, GAINS, task(trend_window_days=7.0))

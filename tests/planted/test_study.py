@@ -83,6 +83,11 @@ def test_a_comparison_may_have_its_own_length_and_views(world_of, tmp_path, trai
     settings = ComparisonSettings(**COMPARISON, candidates=8, steps=2, views=True)
     compare("tail", world_of(), FeedbackSettings(), LEARNER, settings, tmp_path)
     assert {(cell.world.candidates, cell.learner.steps, cell.learner.views) for cell in trained} == {(8, 2, True)}
+    # and by default the learner's
+    trained.clear()
+    looks = LEARNER.model_copy(update={"views": True})
+    compare("rewards", world_of(), FeedbackSettings(), looks, ComparisonSettings(**COMPARISON), tmp_path)
+    assert {cell.learner.views for cell in trained} == {True}
 
 
 def test_critics_with_and_without_weights(world_of, tmp_path, trained):

@@ -256,8 +256,10 @@ def test_one_judged_item_is_nothing_to_rank(caplog):
     with caplog.at_level(logging.INFO, logger="flexrec.retrieval.instances"):
         instances = build(alone, embeddings, candidates=2, limits={**NO_VALIDATION, "train": 0}, **asked)
         assert instances[Columns.USER_ID].tolist() == [2]
-        with pytest.raises(InputError, match="split train has no instance"):
-            build(alone, embeddings, candidates=2, limits=NO_VALIDATION, **asked)
+        # two are enough for a query, whatever K
+        assert "users dropped, whose pool is smaller than 2" in caplog.text
+        with pytest.raises(InputError, match="split train has no instance: no user of it has 2 judged items"):
+            build(alone, embeddings, candidates=4, limits=NO_VALIDATION, **asked)
 
 
 def test_a_query_without_an_embedding():

@@ -254,7 +254,10 @@ def test_a_fresh_adapter_and_a_fresh_start(folder, capsys):
     assert main([str(file)]) == 1
     assert "holds another run: parameter seed changed from 0 to 1" in capsys.readouterr().err
     before = contents(folder / "other" / "policy")
+    # what a kill leaves of a policy that was being written
+    (folder / "other" / ".policy.1a2b.partial").mkdir()
     assert main([str(file), "--fresh"]) == 0
+    assert not list((folder / "other").glob(".*.partial"))
     assert contents(folder / "other" / "policy") != before
 
 
@@ -265,6 +268,7 @@ def test_a_fresh_adapter_and_a_fresh_start(folder, capsys):
         ({"modle": "x"}, r"unknown key `modle`; allowed there: adapter, checkpoint, data"),
         ({"needs": {"odd": {"instruction": "x", "terms": [], "relevant": {"rule": "top"}}}}, r"`needs\.odd\.terms`: "),
         ({"method": {"uncertainty": {"scoop": "none"}}}, r"unknown key `method\.uncertainty\.scoop`; allowed .* scope"),
+        ({"method": {"uncertainty": {"low": 2.0}}}, r"`method\.uncertainty\.low`: .* less than or equal to 1"),
         ({"rl": {"steps": 0}}, r"`rl\.steps`: input should be greater than or equal to 1 \(it is 0\)"),
         ({"seed": None}, r"the key `seed` is missing"),
         ({"checkpoint": None}, r"give either `checkpoint`, .* or `adapter`"),

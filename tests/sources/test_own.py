@@ -225,6 +225,14 @@ def test_a_quotation_mark_that_nothing_closes(tmp_path) -> None:
     assert read(tmp_path, songs='item_id,title\na,A\nb,"7"" B\nC"\n').items[Columns.TITLE].tolist() == ["A", '7" B C']
 
 
+def test_two_quotation_marks_take_no_rows(tmp_path) -> None:
+    """The rows between them would be part of a user's name."""
+    rows_of_both = '"ana,a,5,1700000000\nben,b,2,1700000000\n"ana,b,2,1700000000\n'
+    stray = f"user_id,item_id,engagement,timestamp\n{rows_of_both}"
+    with pytest.raises(InputError, match=r"interactions.csv, row \d.*the id holds a line break"):
+        read(tmp_path, stray)
+
+
 def test_a_file_of_any_name_is_named(tmp_path) -> None:
     (tmp_path / "it{e}ms.csv").write_text("item_id,title\nb,B\n")
     with pytest.raises(InputError, match=r"the item is not in it\{e\}ms.csv"):

@@ -22,6 +22,7 @@ from flexrec.ranking.gains import GainKind, engagement_gain
 logger = logging.getLogger(__name__)
 
 PARTS = ("fit", "validation", "test")
+_LARGEST_GAIN = 1e30  # of what can be standardised in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +144,14 @@ def build_examples(
     engagement = observed[Columns.ENGAGEMENT].to_numpy(np.float64)
     item = vectors.rows(observed[Columns.ITEM_ID].to_numpy(np.int64), table="observations")
     gains = engagement_gain(engagement, gain)
+    if (largest := float(gains.max())) > _LARGEST_GAIN:
+        row = int(gains.argmax())
+        raise InputError(
+            f"observations: event {observed[Columns.EVENT_ID].iloc[row]} has engagement {engagement[row]:g}, "
+            f"an {gain} gain of {largest:.3g}, which is too large for the critic; set the dataset's gain to linear"
+        )
     rows = _drawn(len(observed), settings.max_interactions, seed)
-    context = _earlier_rows(users, observed[Columns.TIMESTAMP].to_numpy(np.int64), settings.history_length)[rows]
+    context = _earlier_rows(users, observed[Columns.TIMESTAMP].to_numpy(np.int64), settings.history_length, rows)
     history = history_embeddings(
         np.where(context >= 0, item[context], -1), engagement[context], vectors.matrix, settings.decay
     )
@@ -250,8 +257,10 @@ def history_embeddings(
     return np.divide(summed, norms, out=summed, where=norms > 0)
 
 
-def _earlier_rows(users: Int[np.ndarray, " n"], times: Int[np.ndarray, " n"], length: int) -> Int[np.ndarray, "n H"]:
-    """Rows of the same user's `length` latest interactions before each one's time, most recent first, -1 for none."""
+def _earlier_rows(
+    users: Int[np.ndarray, " n"], times: Int[np.ndarray, " n"], length: int, wanted: Int[np.ndarray, " m"]
+) -> Int[np.ndarray, "m H"]:
+    """Rows of the same user's `length` latest interactions before each wanted one's time, latest first, -1 for none."""
     rows = np.arange(len(users))
     # rows come in the order of events, which settles the order within a second
     order = np.lexsort((rows, times, users))
@@ -259,10 +268,12 @@ def _earlier_rows(users: Int[np.ndarray, " n"], times: Int[np.ndarray, " n"], le
     new_time = new_user | np.r_[True, times[order][1:] != times[order][:-1]]
     user_start = np.maximum.accumulate(np.where(new_user, rows, 0))
     time_start = np.maximum.accumulate(np.where(new_time, rows, 0))
-    places = time_start[:, None] - 1 - np.arange(length)
-    context = np.empty((len(users), length), dtype=np.int64)
-    context[order] = np.where(places >= user_start[:, None], order[np.maximum(places, 0)], -1)
-    return context
+    place = np.empty(len(users), dtype=np.int64)
+    place[order] = rows
+    # of those that are asked for alone: histories of all would be gigabytes
+    at = place[wanted]
+    places = time_start[at][:, None] - 1 - np.arange(length)
+    return np.where(places >= user_start[at][:, None], order[np.maximum(places, 0)], -1)
 
 
 def _drawn(count: int, limit: int | None, seed: int) -> Int[np.ndarray, " n"]:

@@ -75,7 +75,9 @@ def describe_task(
             Columns.INSTANCE_ID: true_labels[Columns.INSTANCE_ID],
             Columns.NEED: ENGAGEMENT,
             Columns.GAINS: [
-                engagement_gain(np.asarray(row, dtype=np.float64), task.gain) for row in true_labels[Columns.ENGAGEMENT]
+                # cut at 0, as the needs do
+                np.maximum(engagement_gain(np.asarray(row, dtype=np.float64), task.gain), 0.0)
+                for row in true_labels[Columns.ENGAGEMENT]
             ],
         }
     )

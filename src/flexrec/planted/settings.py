@@ -170,7 +170,7 @@ class ComparisonSettings(Settings):
     candidates: int | None = Field(None, ge=2, description="K; by default the world's")
     steps: int | None = Field(None, ge=1, description="By default the learner's")
     prompts_per_step: int | None = Field(None, ge=1, description="B; by default the learner's")
-    views: bool = Field(False, description="As in the learner's settings")
+    views: bool | None = Field(None, description="As in the learner's settings; by default the learner's")
 
     @model_validator(mode="after")
     def _separate(self) -> "ComparisonSettings":

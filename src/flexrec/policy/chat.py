@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -211,20 +211,28 @@ class ChatRanker:
             ThreadPoolExecutor(settings.concurrency) as pool,
         ):
             futures = {pool.submit(answer, client, messages): digest for digest, messages in missing.items()}
-            try:
-                for future in track(as_completed(futures), description=description, total=len(futures)):
-                    try:
-                        reply = future.result()
-                    except InputError as error:
-                        # those that are under way are waited for, and kept
-                        failed[futures[future]] = error
-                        continue
-                    if reply is None:
-                        continue
+
+            def keep(future: Future[Reply | None]) -> None:
+                try:
+                    reply = future.result()
+                except InputError as error:
+                    failed[futures[future]] = error
+                    return
+                if reply is not None:
                     cache.put({futures[future]: json.dumps(asdict(reply)).encode()})
                     replies[futures[future]] = reply
-            finally:
+
+            try:
+                # after a failure, too, those that are under way are waited for
+                for future in track(as_completed(futures), description=description, total=len(futures)):
+                    keep(future)
+            except BaseException:
+                # those that are under way will be paid for
                 stopped.set()
+                for future in as_completed(futures):
+                    if futures[future] not in replies:
+                        keep(future)
+                raise
         if failed:
             raise next(failed[digest] for digest in missing if digest in failed)
         return replies

@@ -97,8 +97,9 @@ class Ranker:
                 room += self.decoding.max_reasoning_tokens + 16
         if limit is not None and len(ids) + room > limit:
             raise InputError(
-                f"instance {query.instance.instance_id}: its prompt has {len(ids)} tokens and the model reads {limit}. "
-                "Lower `candidates`, `history` or `max_title_chars`."
+                f"instance {query.instance.instance_id}: its prompt has {len(ids)} tokens, {room} are kept for the "
+                f"answer, and the model reads {limit}. Lower `candidates`, or `prompt.max_history`, "
+                "`prompt.max_title_chars` or `prompt.max_query_chars`, or with reasoning `max_reasoning_tokens`."
             )
         return list(ids)
 

@@ -179,6 +179,7 @@ def _moments(
     found: dict[str, list[_Moment]] = {split: [] for split in SPLITS}
     dropped, left_out = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     largest = 0
+    asked = dict.fromkeys(SPLITS, candidates)
     known_users = zip(*(every_user[name].tolist() for name in every_user.columns), starts, stops, strict=True)
     for user, split, size, last, start, stop in track(
         known_users, description="choosing query times", total=len(every_user)
@@ -193,6 +194,7 @@ def _moments(
             query_times = query_times[1:] if len(query_times) > 1 else query_times[-1:] + 1
             known = np.searchsorted(times[own], query_times, side="left")
             fewest = candidates
+        asked[split] = fewest
         pools = size - known
         largest = max(largest, int(pools.max(initial=0)))
         usable = np.flatnonzero(pools >= fewest)
@@ -208,7 +210,7 @@ def _moments(
     for split in SPLITS:
         if limits[split] > 0 and not found[split]:
             raise InputError(
-                f"split {split} has no instance: no user of it has {candidates} judged items to choose from "
+                f"split {split} has no instance: no user of it has {asked[split]} judged items to choose from "
                 f"(the largest pool of any user has {largest}). Lower `candidates`, or use more data."
             )
         first = sorted(found[split], key=lambda moment: (moment.turn, moment.key))[: limits[split]]
@@ -225,7 +227,7 @@ def _moments(
             len(first),
             counts[split]["users"],
             dropped[split],
-            candidates,
+            asked[split],
         )
     return found, counts
 

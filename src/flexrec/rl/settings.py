@@ -15,8 +15,8 @@ class UncertaintySettings(Settings):
     """Weights of rollouts by how sure the critic is of their reward (method, section 6)."""
 
     scope: Literal["none", "group", "batch"] = Field("group", description="Over which the mean weight is one")
-    low: float = Field(0.2, gt=0, description="Smallest weight")
-    high: float = Field(5.0, gt=0, description="Largest weight")
+    low: float = Field(0.2, ge=0, le=1, description="Smallest weight")
+    high: float = Field(5.0, ge=1, description="Largest weight")
     epsilon: float = Field(1e-4, gt=0, description="Added to the variance before it is inverted")
 
 
@@ -42,7 +42,7 @@ class MethodSettings(Settings):
     )
     sequence_advantage: bool = Field(True, description="Whether tokens that name no item learn from the whole list")
     format_reward: tuple[float, float] | None = Field(
-        None, description="Added to the reward of a list: where the answer names every candidate once, and where not"
+        None, description="Added to the reward of a list that names every candidate once; what any other answer earns"
     )
     importance: Literal["token", "item"] = Field(
         "token", description="Importance ratio of each token, or the geometric mean over the tokens of an item"

@@ -336,8 +336,12 @@ def _clear(output: Path) -> None:
     """Remove what a run writes, and nothing else."""
     for name in (RECORD, STARTED_WITH, CURVES):
         (output / name).unlink(missing_ok=True)
-    for name in (POLICY, WORK):
-        shutil.rmtree(output / name, ignore_errors=True)
+    # and what a kill left of a file or folder that was being written
+    for path in (output / POLICY, output / WORK, *output.glob(".*.partial")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _hardware() -> dict[str, Any]:

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".csv", ".tsv", ".parquet")
 YEARS = (1000.0, 2200.0)
 _MILLISECONDS = 1_000
+_OPEN_QUOTE = "the id holds a line break, and so perhaps other rows: is a quotation mark not closed?"
 
 
 class OwnData(Settings):
@@ -146,6 +147,7 @@ class OwnData(Settings):
         refuse = _Refusal(path, self._first_row(path), {"item": table[self.item_column]})
         ids = table[self.item_column]
         refuse(ids.str.strip() == "", "the item has no id")
+        refuse(ids.str.contains("\n"), _OPEN_QUOTE)
         refuse(ids.duplicated().to_numpy(), "the item occurs before; give every item one row")
         numbers = self._numbered(ids, ids, refuse)
 
@@ -191,6 +193,7 @@ class OwnData(Settings):
         refuse = _Refusal(path, self._first_row(path), {"user": users, "item": item_ids})
         refuse(users.str.strip() == "", "the user has no id")
         refuse(item_ids.str.strip() == "", "the item has no id")
+        refuse(users.str.contains("\n") | item_ids.str.contains("\n"), _OPEN_QUOTE)
         places = codes.index.get_indexer(pd.Index(item_ids))
         unknown = places < 0
         if self.unknown_items == "refuse":
