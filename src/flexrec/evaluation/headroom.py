@@ -1,6 +1,6 @@
 """How far above the mean of an item anybody could rank by engagement, if more of it were observed.
 
-Oracles: they read what training may not, and are therefore no rows of any other table.
+Most are oracles: they read what training may not. None but those of the baselines is a row of another table.
 """
 
 import logging

@@ -194,7 +194,7 @@ def relevance(
     Raises:
         InputError: If the rule `engagement` misses its inputs or they are NaN, or gains are negative or not finite.
 
-    Source: method section 8; the rules were chosen to match the random rates of the paper's tables.
+    Source: method section 2; the rules were chosen to match the random rates of the paper's tables.
     """
     values = checked_gains(gains)
     rule = need.relevant

@@ -29,7 +29,7 @@ class TaskSettings(Settings):
     engagement_midpoint: float = Field(description="Engagement of an item that nobody has been seen to rate")
     trend_window_days: float = Field(gt=0, description="Trend counts interactions in the days before the query")
     candidates: int = Field(ge=2, le=52, description="K, candidates per instance")
-    history: int = Field(ge=1, description="H, most recent observed interactions in the prompt")
+    history: int = Field(ge=1, description="H, most recent observed interactions of a request")
     instances: InstanceCounts
     instances_per_user: int = Field(ge=1, description="Most query times per user")
     source_options: dict[str, str | int | float | bool] = Field(
