@@ -67,7 +67,8 @@ def test_a_prompt_that_the_model_cannot_read(make, model, decoding, monkeypatch)
     monkeypatch.setattr(model.config, "max_position_embeddings", length + room)
     assert len(ranker.prompt(query(3))) == length
     monkeypatch.setattr(model.config, "max_position_embeddings", length + room - 1)
-    message = rf"instance 3: its prompt has {length} tokens .* reads {length + room - 1}\. Lower `candidates`"
+    told = rf"its prompt has {length} tokens, {room} are kept for the answer, and the model reads {length + room - 1}\."
+    message = rf"instance 3: {told} Lower `candidates`"
     with pytest.raises(InputError, match=message):
         ranker.prompt(query(3))
 
