@@ -88,7 +88,7 @@ class TrackingHooks:
     def after_node_settled(self, settled: Settled) -> None:
         """Record what a node read and made."""
         for stored in settled.outputs:
-            if self._metadata(stored).get("flexrec", {}).get("announce"):
+            if self._marks(stored).get("announce"):
                 self._announced[stored.name] = stored.path
         if (tracker := self._tracker) is None:
             return
@@ -100,7 +100,7 @@ class TrackingHooks:
             if stored.size <= limit * 1e6 and stored.size <= tracker.settings.copy_limit_mb * 1e6:
                 record["copy"] = f"{self._layer(stored)}/{stored.name}"
                 tracker.copy(stored.path, record["copy"])
-            if self._metadata(stored).get("flexrec", {}).get("metrics"):
+            if self._marks(stored).get("metrics"):
                 try:
                     tracker.point(0, numbers("", json.loads(stored.path.read_text(encoding="utf-8"))))
                 except ValueError as error:
@@ -142,6 +142,9 @@ class TrackingHooks:
             return TrackingSettings.model_validate({})
         except ValidationError as error:
             raise InputError(f"mlflow.yml: {error}") from error
+
+    def _marks(self, stored: Stored) -> dict[str, Any]:
+        return self._metadata(stored).get("flexrec") or {}
 
     def _metadata(self, stored: Stored) -> dict[str, Any]:
         assert self._catalog is not None

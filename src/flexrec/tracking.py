@@ -190,12 +190,11 @@ class Tracker:
             for key, value in tags.items():
                 client.set_tag(run_id, key, value[: LIMITS["tag"]])
 
-        self._retry_at = 0.0
-        self.flush()
-        self._retry_at = 0.0
-        self._attempt(send)
-        self._retry_at = 0.0
-        self._attempt(lambda: client.set_terminated(run_id, status))
+        last = (lambda: self._attempt(send), lambda: self._attempt(lambda: client.set_terminated(run_id, status)))
+        for step in (self.flush, *last):
+            # whatever became of the one before
+            self._retry_at = 0.0
+            step()
 
     def _attempt(self, send: Callable[[], None]) -> None:
         """Try once; after a failure, wait a while before anything else is tried."""

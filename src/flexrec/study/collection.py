@@ -217,10 +217,10 @@ def _probed(found: Sequence[tuple[CellResult, pd.DataFrame | None]], columns: Se
         if table is None:
             continue
         # cells may have been probed for different pairs of needs
-        asked = [Columns.NEED, *(name for name in (OTHER_NEED,) if name in table)]
-        for (method, *_), rows in table.groupby([Columns.METHOD, *asked], sort=False):
+        other = [OTHER_NEED] if OTHER_NEED in table else []
+        for (method, *_), rows in table.groupby([Columns.METHOD, Columns.NEED, *other], sort=False):
             part = rows.assign(**_names(str(method), result))
-            key = tuple(part.iloc[0][[*_PROBED, *asked[1:]]])
+            key = tuple(part.iloc[0][[*_PROBED, *other]])
             if key not in taken:
                 taken.add(key)
                 parts.append(part)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -75,18 +76,16 @@ def look(cells: Sequence[Cell], project: Project) -> list[Look]:
         whole = sum((pipelines[name] for name in cell.also), pipelines[PIPELINE])
         found.append(Look(cell, catalog, tuple(inspector.states(whole, catalog))))
     refuse_conflicts({one.cell.words: list(one.states) for one in found})
-    _refuse_twice(found, project)
+    _refuse_twice(found)
     return found
 
 
-def _refuse_twice(looks: Sequence[Look], project: Project) -> None:
+def _refuse_twice(looks: Sequence[Look]) -> None:
     """Refuse one run under two names, such as with a dataset that is the environment's own anyway."""
-    known: dict[tuple[object, ...], str] = {}
+    known: dict[tuple[Path, ...], str] = {}
     for one in looks:
-        own = not_run(one)
-        where = (one.cell.environment or project.environment, own.dataset, own.density, own.model)
-        key = (*where, one.cell.need, one.cell.method, one.cell.seed)
-        if (other := known.setdefault(key, one.cell.words)) != one.cell.words:
+        (places,) = (state.places for state in one.states if state.node == "measure")
+        if (other := known.setdefault(places, one.cell.words)) != one.cell.words:
             names = f"'{other}' and as '{one.cell.words}'"
             raise InputError(f"the grid has one run twice, as {names}; leave out one of them")
 
