@@ -278,13 +278,21 @@ def test_a_version_from_the_future_is_no_silent_success(tiny: TinyProject) -> No
 
 
 def test_a_training_goes_on_after_a_failure_with_the_same_fingerprint_only(tiny: TinyProject) -> None:
+    work = tiny.path / "data/06_models/work"
     for _ in range(2):  # fails after two steps, then goes on from there
         try:
             tiny.run({"steps": 99})
         except RuntimeError:
-            assert (tiny.path / "data/06_models/work/step_1").exists()
-    weights = (tiny.newest("data/06_models/model") / "weights.txt").read_text()
-    assert weights == "12 after 99, resumed at 2"
+            assert (work / "step_1").exists()
+            # as if it had taken a hundred seconds until its last step
+            began = (work / ".seconds").stat().st_mtime
+            os.utime(work / "step_1", (began + 100.0, began + 100.0))
+    model = tiny.newest("data/06_models/model")
+    assert (model / "weights.txt").read_text() == "12 after 99, resumed at 2"
+    sidecar = fingerprint.Sidecar.read(model)
+    assert sidecar is not None
+    # the time of both attempts; the second one's is short
+    assert 100.0 < sidecar.seconds < 110.0
     assert not (tiny.path / "data/06_models/work").exists()
 
     tiny.replace("data/01_raw/raw.json", "[1, 2, 3]", "[1, 2, 4]")
