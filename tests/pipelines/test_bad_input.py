@@ -45,7 +45,7 @@ def refused(project: WholeProject, parameters: dict[str, Any] | None = None, **s
         ({"need": ""}, r"need '' is unknown"),
         ({"dataset": "ml-10m"}, r"unknown dataset 'ml-10m'\. Allowed: ml-100k, ml-1m, ml-1m-k10, .*own\."),
         ({"method": "grpo"}, r"unknown method 'grpo'\. Allowed: flexrec, rec_r1, .*item_knn\."),
-        ({"model": "gpt"}, r"unknown model 'gpt'\. Allowed: smollm2-135m, smollm2-135m-float32, .*, qwen2.5-3b, tiny\."),
+        ({"model": "gpt"}, r"unknown model 'gpt'\. Allowed: smollm2-135m, .*, qwen2.5-3b, tiny\."),
         ({"sed": 1}, r"unknown parameter `sed`\. Did you mean `seed`\? Allowed: .*seed"),
         ({"rl": {"step": 1}}, r"unknown parameter `rl.step`\. Did you mean `rl.steps`\?"),
         ({"density": 0}, r"parameter `density`: input should be greater than 0 \(it is 0\)"),
