@@ -30,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 settings.register_profile("flexrec", deadline=None)
 settings.load_profile("flexrec")
 
+pytest.register_assert_rewrite("plain_computation", "raw_readings", "shown_prompts")
+
 
 read_quickly()
 
@@ -48,10 +50,12 @@ LONGEST = (
     "pipelines/test_reproducible.py",
     "rewriting/test_pipeline.py",
     # the rest
+    "policy/test_engine_in_bfloat16.py",
     "policy/test_engine.py",
     "test_tabular.py",
     "benchmarks/test_programs.py",
     "policy/test_models.py",
+    "policy/test_vllm_agrees.py",
     "policy/test_vllm_sampler.py",
     "sources/test_own.py",
     "sources/test_esci.py",

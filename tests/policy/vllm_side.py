@@ -1,4 +1,4 @@
-"""What the Python with vllm runs for test_vllm_sampler.py: the jobs of a JSON file, one after the other, on one engine.
+"""What the Python with vllm runs for test_vllm_agrees.py: the jobs of a JSON file, one after the other, on one engine.
 
 Arguments: model folder, file of jobs, file for the answers.
 """

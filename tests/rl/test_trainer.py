@@ -1,7 +1,6 @@
-"""The trainer against a computation from scratch, and its promises: determinism, resumption, learning."""
+"""What the trainer promises: costs, determinism, resumption, all that it trains."""
 
 import dataclasses
-import itertools
 import json
 import logging
 
@@ -12,322 +11,40 @@ import torch
 from safetensors.torch import load_file
 
 from flexrec.policy.models import load_base, load_policy, load_tokenizer, save_policy
-from flexrec.policy.ranker import Query, Ranker
+from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings, DecodingSettings
-from flexrec.prompting import PromptSettings
-from flexrec.ranking.instances import Candidate, HistoryItem, Instance
-from flexrec.ranking.needs import Need
-from flexrec.rl.examples import Example
-from flexrec.rl.settings import MethodSettings, PpoSettings, RlSettings, UncertaintySettings, WarmUpSettings
+from flexrec.rl.settings import MethodSettings, UncertaintySettings, WarmUpSettings
 from flexrec.rl.shared_prompt_trainer import train
-from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, first_instances, token_advantages, train_policy
+from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, first_instances, token_advantages
 from flexrec.rl.warm_up import add_adapter, warm_up
+from small_trainings import (
+    DEFAULT,
+    FULL,
+    LORA,
+    PROMPT,
+    SETTINGS,
+    K,
+    example,
+    moved_ranker,
+    new_ranker,
+    trained,
+    weights_of,
+)
 
-K = 4
-NEED = Need.model_validate(
-    {
-        "instruction": "Rank what trends first.",
-        "terms": [{"factors": [{"signal": "trend"}]}],
-        "relevant": {"rule": "top", "count": 2},
-    }
-)
-SETTINGS = RlSettings(
-    steps=4, prompts_per_step=2, rollouts=3, learning_rate=1e-3, validate_every=2, validation_queries=2, save_every=1
-)
-PROMPT = PromptSettings(line="{signals}: {id}", signals={"trend": "word"}, history_line="{title}")
-DEFAULT = MethodSettings()
 PPO = MethodSettings(algorithm="ppo", item_reward="independent", uncertainty=UncertaintySettings(low=0.5, high=1.5))
-
-
-def example(number, *, variance=0.0, count=K):
-    rng = np.random.default_rng(number)
-    trend = rng.permutation(count).astype(float)
-    candidates = tuple(
-        Candidate(item, f"Film {item}", ("Drama",), {"trend": value, "similarity": 0.5, "niche": 0.0})
-        for item, value in enumerate(trend)
-    )
-    history = (HistoryItem(90, "Seen before", ("Drama",), 4.0),)
-    instance = Instance(number, number, 1000, history, candidates)
-    return Example(Query(instance, NEED), "trend", trend, variance * rng.random(count))
 
 
 @pytest.fixture
 def ranker(tiny_folder):
-    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
-    return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
-
-
-def swap_rewards_by_definition(gains):
-    """r_k = 1/(K-k) sum_{j>k} [J(y) - J(y with k and j swapped)] (method, section 4)."""
-    d = 1 / np.log2(np.arange(2, len(gains) + 2))
-    ideal = np.sort(gains)[::-1] @ d
-    rewards = np.zeros(len(gains))
-    for k in range(len(gains) - 1):
-        for j in range(k + 1, len(gains)):
-            swapped = gains.copy()
-            swapped[[k, j]] = swapped[[j, k]]
-            rewards[k] += (gains @ d - swapped @ d) / ideal / (len(gains) - 1 - k)
-    return rewards
-
-
-@pytest.mark.parametrize("trained", ["lora", "full"])
-def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tiny_folder, tmp_path, trained):
-    if trained == "full":
-        ranker = Ranker(load_base(tiny_folder), ranker.tokenizer, PROMPT, DecodingSettings())
-    settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02})
-    method = MethodSettings(uncertainty=UncertaintySettings(scope="group", low=0.5, high=1.5))
-    examples = [example(number, variance=0.3) for number in range(2)]
-    trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
-    trainer.current_gradient_accumulation_steps = 1
-    model = trainer.model.train()
-    rows = [{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)]
-    batch = trainer._generate_and_score_completions(rows)
-    batch["num_items_in_batch"] = batch["completion_mask"].sum()
-    # move the policy off its reference, so that the KL term is not zero
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if trained == "full" or "lora_A.default" in name:
-                weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
-    model.zero_grad()
-    loss = trainer._compute_loss(model, batch)
-    loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-    names = [ranker.tokenizer.encode(f" {letter}")[0] for letter in "ABCD"]
-    orders = [[names.index(token) for token in row] for row in batch["completion_ids"].tolist()]
-    discounts = 1 / np.log2(np.arange(2, K + 2))
-    advantages = np.zeros((6, K))
-    for group in range(2):
-        gains, variances = examples[group].gains, examples[group].variances
-        members = range(3 * group, 3 * group + 3)
-        rewards = np.stack([swap_rewards_by_definition(gains[orders[row]]) for row in members])
-        pooled = (rewards - rewards.mean()) / (rewards.std(ddof=1) + method.epsilon)
-        ideal = np.sort(gains)[::-1] @ discounts
-        spread = np.array([discounts**2 @ variances[orders[row]] for row in members]) / ideal**2
-        weights = 1 / (spread + method.uncertainty.epsilon)
-        weights = np.clip(weights / weights.mean(), 0.5, 1.5)
-        advantages[list(members)] = weights[:, None] * pooled
-    np.testing.assert_allclose(batch["advantages"].numpy(), advantages, rtol=1e-4, atol=1e-5)
-
-    # without adapters the reference is another model: the one that training started from
-    reference = load_base(tiny_folder) if trained == "full" else model
-
-    def log_probabilities(model, adapter):
-        if trained == "lora":
-            model.set_adapter(adapter)
-        values, entropies = [], []
-        for row, order in enumerate(orders):
-            prompt = ranker.prompt(examples[row // 3].query)
-            tokens = torch.tensor([prompt + [names[index] for index in order]])
-            logits = model(tokens).logits[0, len(prompt) - 1 : -1][:, names]
-            left = list(range(K))
-            for rank, index in enumerate(order):
-                table = logits[rank, left].log_softmax(-1)
-                values.append(table[left.index(index)])
-                entropies.append(-(table.exp() * table).sum())
-                left.remove(index)
-        return torch.stack(values).reshape(6, K), torch.stack(entropies).reshape(6, K)
-
-    with torch.no_grad():
-        of_reference, _ = log_probabilities(reference, "ref")
-    torch.testing.assert_close(batch["ref_per_token_logps"], of_reference, rtol=1e-4, atol=1e-5)
-    model.zero_grad()
-    logps, entropies = log_probabilities(model, "default")
-    log_ratio = of_reference - logps
-    kl = log_ratio.exp() - log_ratio - 1
-    assert kl.max() > 1e-4
-    surrogate = -torch.tensor(advantages).float() * (logps - logps.detach()).exp()
-    expected = (surrogate + 0.1 * kl).mean() - 0.02 * entropies.mean()
-    expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
-    assert float(trainer._metrics["train"]["kl"][-1]) == pytest.approx(kl.mean().item(), rel=1e-3)
-    assert len(gradients) == sum(weight.requires_grad for weight in model.parameters())
-    for name, gradient in gradients.items():
-        other = dict(model.named_parameters())[name].grad
-        assert (gradient - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1e-4), name
-
-
-def _perturb(model, size):
-    """Move the policy off its reference and off the policy that sampled."""
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_A.default" in name:
-                weight += size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
-
-
-def _tokens_by_definition(model, prompt, names, order):
-    """Log-probability, entropy and rank of every token of an answer, from all identifiers that could still follow."""
-    answer = [token for index in order for token in names[index]]
-    logits = model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
-    left, values, entropies, ranks = list(order), [], [], []
-    for rank, index in enumerate(order):
-        for depth, token in enumerate(names[index]):
-            fitting = {names[other][depth] for other in left if names[other][:depth] == names[index][:depth]}
-            allowed = sorted(fitting)
-            table = logits[len(values)][allowed].log_softmax(-1)
-            values.append(table[allowed.index(token)])
-            entropies.append(-(table.exp() * table).sum())
-            ranks.append(rank)
-        left.remove(index)
-    return torch.stack(values), torch.stack(entropies), torch.tensor(ranks)
-
-
-@pytest.mark.parametrize(("identifiers", "count"), [("letters", 4), ("numbers", 11)])
-def test_the_ratio_of_an_item_is_the_geometric_mean_over_its_tokens(ranker, tmp_path, identifiers, count):
-    """Rank-GRPO in its own words: 1/(G N) sum_i sum_k min(w A, clip(w) A), w = (prod_t ratio_t)^(1/|k|)."""
-    prompting = PROMPT.model_copy(update={"identifiers": identifiers})
-    ranker = Ranker(ranker.model, ranker.tokenizer, prompting, DecodingSettings())
-    settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02, "iterations": 2})
-    method = MethodSettings(
-        item_reward="rank_relevance",
-        item_advantage="per_rank",
-        sequence_advantage=False,
-        importance="item",
-        clip=(0.06, 0.08),
-        uncertainty=UncertaintySettings(scope="none"),
-    )
-    examples = [example(number, count=count) for number in range(2)]
-    trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
-    trainer.current_gradient_accumulation_steps = 1
-    model = trainer.model.train()
-    batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
-    names = ranker.grammar(count).identifiers
-    assert {len(name) for name in names} == ({1} if identifiers == "letters" else {2, 3})
-    orders = [ranker.read(row, count).order for row in batch["completion_ids"].tolist()]
-
-    def by_definition(adapter):
-        model.set_adapter(adapter)
-        return [
-            _tokens_by_definition(model, ranker.prompt(examples[row // 3].query), names, order)
-            for row, order in enumerate(orders)
-        ]
-
-    with torch.no_grad():
-        old, reference = by_definition("default"), by_definition("ref")
-    _perturb(model, 0.05)
-    model.set_adapter("default")
-    model.zero_grad()
-    loss = trainer._compute_loss(model, batch)
-    loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-    relevance = np.stack([examples[row // 3].gains[list(order)] for row, order in enumerate(orders)])
-    relevance = relevance.reshape(2, 3, count)
-    centred = relevance - relevance.mean(1, keepdims=True)
-    advantages = torch.tensor(centred / (relevance.std(1, ddof=1, keepdims=True) + 1e-6)).reshape(6, count).float()
-    model.zero_grad()
-    terms, ratios, kls, entropies = [], [], [], []
-    for row, (logps, spread, ranks) in enumerate(by_definition("default")):
-        for rank in range(count):
-            ratio = (logps - old[row][0])[ranks == rank].mean().exp()
-            advantage = advantages[row, rank]
-            terms.append(torch.minimum(ratio * advantage, ratio.clamp(0.94, 1.08) * advantage))
-            ratios.append(ratio.item())
-        gap = reference[row][0] - logps
-        kls.append((gap.exp() - gap - 1).mean())
-        entropies.append(spread)
-    expected = -torch.stack(terms).mean() + 0.1 * torch.stack(kls).mean() - 0.02 * torch.cat(entropies).mean()
-    expected.backward()
-    # the problem is not a trivial one
-    assert min(ratios) < 0.94
-    assert max(ratios) > 1.08
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
-    for name, gradient in gradients.items():
-        other = dict(model.named_parameters())[name].grad
-        assert (gradient - other).abs().max() <= 1e-4 * other.abs().max().clamp(min=1e-4), name
-
-
-def test_ppo_equals_a_computation_from_scratch(ranker, tmp_path):
-    settings = SETTINGS.model_copy(update={"kl": 0.0, "entropy_bonus": 0.0})
-    method = PPO.model_copy(update={"ppo": PpoSettings(discount=0.9, gae=0.8, value_clip=0.01)})
-    examples = [example(number, variance=0.3) for number in range(2)]
-    trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
-    trainer.current_gradient_accumulation_steps = 1
-    model, head = trainer.model.train(), trainer._value_head
-    torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(0))
-    batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
-
-    names = [name[0] for name in ranker.grammar(K).identifiers]
-    orders = [[names.index(token) for token in row] for row in batch["completion_ids"].tolist()]
-    discounts = 1 / np.log2(np.arange(2, K + 2))
-    rewards = np.stack(
-        [
-            examples[row // 3].gains[order] * discounts / (np.sort(examples[row // 3].gains)[::-1] @ discounts)
-            for row, order in enumerate(orders)
-        ]
-    )
-    # the last item is no decision: what it earns belongs to the one before
-    earned = np.concatenate([rewards[:, : K - 2], rewards[:, K - 2 :].sum(1, keepdims=True)], 1)
-    to_come = np.stack([[sum(0.9**n * r for n, r in enumerate(row[s:])) for s in range(K - 1)] for row in earned])
-    assert head.bias.item() == pytest.approx(to_come.mean(), rel=1e-5)
-
-    prompts = [ranker.prompt(examples[row // 3].query) for row in range(6)]
-    tokens = torch.tensor(
-        [[*prompt, *(names[index] for index in order)] for prompt, order in zip(prompts, orders, strict=True)]
-    )
-    decoder = model.get_base_model().model
-
-    def values():
-        """From the decoder's own forward pass."""
-        states = decoder(tokens).last_hidden_state[:, -K - 1 : -2].detach()
-        states = (states - states.mean(-1, keepdim=True)) / (states.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
-        return states @ head.weight / states.shape[-1] ** 0.5 + head.bias
-
-    old = values().detach()
-    nexts = np.concatenate([old[:, 1:], np.zeros((6, 1))], 1)
-    deltas = earned + 0.9 * nexts - old.numpy()
-    raw = np.stack([[sum(0.72**n * d for n, d in enumerate(row[s:])) for s in range(K - 1)] for row in deltas])
-    white = (raw - raw.mean()) / (raw.std(ddof=1) + method.epsilon)
-    spread = np.array(
-        [
-            discounts**2
-            @ examples[row // 3].variances[order]
-            / (np.sort(examples[row // 3].gains)[::-1] @ discounts) ** 2
-            for row, order in enumerate(orders)
-        ]
-    ).reshape(2, 3)
-    weights = 1 / (spread + 1e-4)
-    weights = np.clip(weights / weights.mean(1, keepdims=True), 0.5, 1.5).reshape(6, 1)
-    np.testing.assert_allclose(batch["advantages"][:, :-1].numpy(), weights * white, rtol=1e-3, atol=1e-4)
-    assert (batch["advantages"][:, -1] == 0).all()
-
-    with torch.no_grad():
-        head.weight += 0.1
-    model.zero_grad()
-    loss = trainer._compute_loss(model, batch)
-    loss.backward()
-    of_head, of_policy = (
-        head.weight.grad.clone(),
-        {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None},
-    )
-    head.zero_grad()
-    model.zero_grad()
-    returns, new = torch.tensor(raw).float() + old, values()
-    near = old + (new - old).clamp(-0.01, 0.01)
-    value_loss = torch.maximum((new - returns) ** 2, (near - returns) ** 2).mean()
-    logps = [
-        _tokens_by_definition(model, prompt, [(name,) for name in names], order)[0]
-        for prompt, order in zip(prompts, orders, strict=True)
-    ]
-    logps = torch.stack(logps)
-    expected = -(batch["advantages"] * (logps - logps.detach()).exp()).mean() + value_loss
-    expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
-    torch.testing.assert_close(of_head, head.weight.grad, rtol=1e-3, atol=1e-5)
-    for name, gradient in of_policy.items():
-        other = dict(model.named_parameters())[name].grad
-        assert (gradient - other).abs().max() <= 1e-3 * other.abs().max().clamp(min=1e-4), name
+    return moved_ranker(tiny_folder)
 
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_costs_by_hand(tiny_folder, tmp_path, iterations):
     """B = 2 prompts, G = 3 answers of K = 4 tokens, sampled anew every `iterations` of 4 steps."""
-    _, curves = _train(tiny_folder, tmp_path, SETTINGS.model_copy(update={"iterations": iterations}))
+    _, curves = trained(tiny_folder, tmp_path, SETTINGS.model_copy(update={"iterations": iterations}))
     wide = curves.pivot(index="step", columns="metric", values="value")
-    ranker, rng = _fresh(tiny_folder), np.random.default_rng(1)
+    ranker, rng = new_ranker(tiny_folder), np.random.default_rng(1)
     rows = np.concatenate([rng.permutation(6), rng.permutation(6)])[:8]
     lengths = [len(ranker.prompt(example(int(row)).query)) for row in rows]
     read = [lengths[0] + lengths[1], lengths[2] + lengths[3], lengths[4] + lengths[5], lengths[6] + lengths[7]]
@@ -363,37 +80,6 @@ def test_small_steps_of_all_weights_are_not_lost_in_rounding(tiny_folder):
         assert (weight != before[name])[learning].float().mean() > 0.99, name
 
 
-LORA, FULL = AdapterSettings(rank=4, alpha=8), AdapterSettings(kind="full")
-
-
-def _weights(ranker):
-    parts = ranker.model.named_parameters()
-    return {name: p.detach().clone() for name, p in parts if p.requires_grad or "lora" in name}
-
-
-def _fresh(tiny_folder, adapter=LORA):
-    model = add_adapter(load_base(tiny_folder), adapter, seed=0)
-    return Ranker(model, load_tokenizer(tiny_folder), PROMPT, DecodingSettings())
-
-
-def _train(tiny_folder, work, settings=SETTINGS, decoding=None, sampler=None, method=DEFAULT, adapter=LORA):
-    ranker = _fresh(tiny_folder, adapter)
-    if decoding is not None:
-        ranker = Ranker(ranker.model, ranker.tokenizer, PROMPT, decoding)
-    examples = [example(number) for number in range(6)]
-    curves = train_policy(
-        ranker,
-        examples,
-        [example(number) for number in range(10, 12)],
-        method=method,
-        settings=settings,
-        work_folder=work,
-        seed=1,
-        sampler=None if sampler is None else sampler(ranker),
-    )
-    return _weights(ranker), curves
-
-
 class _KilledError(Exception):
     pass
 
@@ -406,8 +92,8 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(
     tiny_folder, tmp_path, monkeypatch, method, iterations, killed_after, adapter
 ):
     settings, options = SETTINGS.model_copy(update={"iterations": iterations}), {"method": method, "adapter": adapter}
-    weights, curves = _train(tiny_folder, tmp_path / "whole", settings, **options)
-    again, curves_again = _train(tiny_folder, tmp_path / "again", settings, **options)
+    weights, curves = trained(tiny_folder, tmp_path / "whole", settings, **options)
+    again, curves_again = trained(tiny_folder, tmp_path / "again", settings, **options)
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     pd.testing.assert_frame_equal(curves, curves_again)
 
@@ -420,13 +106,13 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(
 
     monkeypatch.setattr(RankingTrainer, "_compute_loss", dying)
     with pytest.raises(_KilledError):
-        _train(tiny_folder, tmp_path / "killed", settings, **options)
+        trained(tiny_folder, tmp_path / "killed", settings, **options)
     monkeypatch.setattr(RankingTrainer, "_compute_loss", compute_loss)
     # the newest checkpoint was being written when the machine went down
     half = tmp_path / "killed" / f"checkpoint-{killed_after + 1}"
     half.mkdir()
     (half / "trainer_state.json").write_text("{")
-    resumed, curves_resumed = _train(tiny_folder, tmp_path / "killed", settings, **options)
+    resumed, curves_resumed = trained(tiny_folder, tmp_path / "killed", settings, **options)
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
     pd.testing.assert_frame_equal(curves, curves_resumed)
     steps = curves_resumed[curves_resumed["metric"] == "reward"]["step"].tolist()
@@ -438,12 +124,12 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(
 
 
 def test_all_weights_are_trained_beside_an_untouched_reference(tiny_folder, tmp_path):
-    ranker = _fresh(tiny_folder, FULL)
+    ranker = new_ranker(tiny_folder, FULL)
     settings = SETTINGS.model_copy(update={"steps": 12, "prompts_per_step": 3, "rollouts": 8, "learning_rate": 1e-3})
     trainer = RankingTrainer(ranker, [example(number) for number in range(6)], [], DEFAULT, settings, tmp_path, seed=1)
-    before = _weights(ranker)
+    before = weights_of(ranker)
     curves = train(trainer, tmp_path)
-    after, reference = _weights(ranker), dict(trainer.ref_model.named_parameters())
+    after, reference = weights_of(ranker), dict(trainer.ref_model.named_parameters())
     assert before.keys() == after.keys() == reference.keys()
     assert all(not torch.equal(before[name], after[name]) for name in before)
     assert all(torch.equal(before[name], reference[name]) for name in before)
@@ -455,7 +141,7 @@ def test_all_weights_are_trained_beside_an_untouched_reference(tiny_folder, tmp_
 
 
 def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):
-    _, curves = _train(tiny_folder, tmp_path)
+    _, curves = trained(tiny_folder, tmp_path)
     metrics = set(curves["metric"])
     ranks = {f"advantage/std_at_rank_{rank:02d}" for rank in range(1, K + 1)}
     assert {"reward", "kl", "entropy", "loss", "answer/invalid_rate", "weight/median"} | ranks <= metrics
@@ -470,10 +156,10 @@ def _differ(first, second):
 
 def test_what_makes_a_step_cheap_does_not_change_it(tiny_folder, tmp_path):
     """The plain computation, and gradient checkpointing, end with the same weights up to rounding."""
-    weights, _ = _train(tiny_folder, tmp_path / "shared")
-    moved = _differ(weights, _weights(_fresh(tiny_folder)))
-    plain, _ = _train(tiny_folder, tmp_path / "plain", decoding=DecodingSettings(engine="replicated"))
-    checkpointed, _ = _train(
+    weights, _ = trained(tiny_folder, tmp_path / "shared")
+    moved = _differ(weights, weights_of(new_ranker(tiny_folder)))
+    plain, _ = trained(tiny_folder, tmp_path / "plain", decoding=DecodingSettings(engine="replicated"))
+    checkpointed, _ = trained(
         tiny_folder, tmp_path / "checkpointed", SETTINGS.model_copy(update={"gradient_checkpointing": True})
     )
     assert _differ(weights, plain) < 1e-2 * moved
@@ -495,8 +181,8 @@ def test_rollouts_may_come_from_elsewhere(tiny_folder, tmp_path):
             return self._engine.sample(prompts, grammar, **options)
 
     made = []
-    weights, curves = _train(tiny_folder, tmp_path / "own")
-    other, curves_of_other = _train(
+    weights, curves = trained(tiny_folder, tmp_path / "own")
+    other, curves_of_other = trained(
         tiny_folder, tmp_path / "other", sampler=lambda ranker: made.append(Elsewhere(ranker)) or made[0]
     )
     assert len(made[0].told) == SETTINGS.steps
@@ -529,12 +215,12 @@ def test_log_probabilities_of_the_sampler_are_compared_with_the_policys(tiny_fol
         return [wide[f"sampling/logprob_difference_{name}"].tolist() for name in ("mean", "max")]
 
     settings = SETTINGS.model_copy(update={"iterations": iterations})
-    _, curves = _train(tiny_folder, tmp_path / "own", settings)
+    _, curves = trained(tiny_folder, tmp_path / "own", settings)
     means, largest = compared(curves)
     assert len(means) == 4
     assert all(0 <= mean <= most < 1e-4 for mean, most in zip(means, largest, strict=True))
     assert warnings() == []
-    _, curves = _train(tiny_folder, tmp_path / "other", settings, sampler=Elsewhere)
+    _, curves = trained(tiny_folder, tmp_path / "other", settings, sampler=Elsewhere)
     means, largest = compared(curves)
     # also at the second update from the same rollouts, when the policy is another already
     assert means == pytest.approx([0.5] * 4, abs=1e-4)
@@ -546,7 +232,7 @@ def test_log_probabilities_of_the_sampler_are_compared_with_the_policys(tiny_fol
 
 
 def test_warm_up_fits_the_optimal_lists(tiny_folder, tmp_path):
-    ranker = _fresh(tiny_folder)
+    ranker = new_ranker(tiny_folder)
     curve = warm_up(
         ranker,
         [example(0), example(1)],
@@ -601,14 +287,6 @@ def test_numbers_as_identifiers(tiny_folder):
     answers = ranker.rank([example(number).query for number in range(3)])
     assert all(sorted(answer.order) == list(range(K)) for answer in answers)
     assert all(max(answer.ranks) == K - 1 for answer in answers)
-
-
-def test_rewards_by_definition_are_zero_on_average():
-    gains = np.array([3.0, 0.5, 2.0, 0.0])
-    mean = np.mean(
-        [swap_rewards_by_definition(gains[list(order)]) for order in itertools.permutations(range(4))], axis=0
-    )
-    np.testing.assert_allclose(mean, 0, atol=1e-12)
 
 
 def test_validation_looks_at_every_need(ranker):
