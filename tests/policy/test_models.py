@@ -298,6 +298,13 @@ def test_all_weights_are_a_policy_too(tiny_folder, tmp_path) -> None:
         assert torch.equal(again(IDS).logits, model(IDS).logits)
 
 
+def test_all_weights_are_trained_in_float32_whatever_the_checkpoint_is_in(tiny_folder, tmp_path) -> None:
+    save_policy(load_base(tiny_folder).bfloat16(), tmp_path, base_name="tiny")
+    assert {weight.dtype for weight in load_policy(tiny_folder, tmp_path).parameters()} == {torch.bfloat16}
+    policy = load_policy(tiny_folder, tmp_path, trainable=True)
+    assert {weight.dtype for weight in policy.parameters()} == {torch.float32}
+
+
 def test_a_folder_that_is_no_policy(tiny_folder, tmp_path) -> None:
     with pytest.raises(
         InputError, match=r"neither `adapter_model.safetensors` nor `config.json` in this policy folder"

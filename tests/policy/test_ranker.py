@@ -68,7 +68,8 @@ def test_a_prompt_that_the_model_cannot_read(make, model, decoding, monkeypatch)
     assert len(ranker.prompt(query(3))) == length
     monkeypatch.setattr(model.config, "max_position_embeddings", length + room - 1)
     told = rf"its prompt has {length} tokens, {room} are kept for the answer, and the model reads {length + room - 1}\."
-    message = rf"instance 3: {told} Lower `candidates`"
+    own = ", or `decoding.max_answer_tokens`" if decoding is FREE else ""
+    message = rf"instance 3: {told} Lower `candidates`, .*`prompt.max_query_chars`{own}\.$"
     with pytest.raises(InputError, match=message):
         ranker.prompt(query(3))
 
@@ -77,7 +78,7 @@ def test_reasoning_needs_room_too(make, model, monkeypatch) -> None:
     ranker = make(DecodingSettings(max_reasoning_tokens=50), reasoning=True)
     length = len(ranker.prompt(query(3)))
     monkeypatch.setattr(model.config, "max_position_embeddings", length + 50)
-    with pytest.raises(InputError, match="instance 3: its prompt has"):
+    with pytest.raises(InputError, match=r"instance 3: its prompt has .*, or `decoding.max_reasoning_tokens`\.$"):
         ranker.prompt(query(3))
 
 

@@ -19,7 +19,7 @@ from flexrec.policy.ranker import Query, Ranker
 from flexrec.policy.settings import AdapterSettings, DecodingSettings
 from flexrec.prompting import PromptSettings
 from flexrec.ranking.instances import Candidate, HistoryItem, Instance
-from flexrec.ranking.needs import Need
+from flexrec.ranking.needs import Factor, Need, Term
 from flexrec.rl.examples import Example, instructive, optimal_order, shortened
 from flexrec.rl.fine_tuning import fine_tune, lists_of_equal_tokens
 from flexrec.rl.settings import RlSettings, SftMethodSettings, WarmUpSettings
@@ -222,8 +222,12 @@ def test_lists_that_teach_nothing_are_left_out(caplog) -> None:
     with caplog.at_level(logging.INFO, logger="flexrec"):
         assert instructive(examples) == [examples[0], examples[3]]
     assert caplog.messages == ["2 of 4 training prompts are left out: all of their candidates have the same gain"]
-    with pytest.raises(InputError, match=r"none of 2 training instances .* `gains: critic`"):
+    with pytest.raises(InputError, match=r"none of 2 training instances .* no signal of the need tells .* apart"):
         instructive(examples[1:3])
+    of_labels = NEED.model_copy(update={"terms": (Term(factors=(Factor(signal="engagement"),)),)})
+    unlabelled = [replace(one, query=replace(one.query, need=of_labels)) for one in examples[1:3]]
+    with pytest.raises(InputError, match=r"none of 2 training instances .* `gains: critic`"):
+        instructive(unlabelled)
 
 
 def test_lists_shorter_than_the_longest_are_left_out(caplog) -> None:

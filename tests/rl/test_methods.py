@@ -86,6 +86,20 @@ def test_known_labels_weigh_equally():
     assert rollout_weights(ranked(), UncertaintySettings(scope="group")).tolist() == [[1.0, 1.0]]
 
 
+def test_what_an_answer_does_not_name_does_not_make_it_unsure():
+    """Candidate 0 is observed, candidate 1 predicted; the first rollout names 0 alone, the second 1 alone."""
+    prompt = ranked() | {
+        "variances": torch.tensor([[[0.0, 0.04], [0.04, 0.0]]], dtype=torch.float64),
+        "named": torch.tensor([[[1.0, 0.0], [1.0, 0.0]]], dtype=torch.float64),
+    }
+    # u = 0 and .04 / IDCG^2; certainties 1 / eps and 1 / (u + eps)
+    u, eps = 0.04 / 3.6309297535714575**2, 1e-3
+    certain, unsure = 1 / eps, 1 / (u + eps)
+    mean = (certain + unsure) / 2
+    weights = rollout_weights(prompt, UncertaintySettings(scope="group", low=0.0, high=9.0, epsilon=eps))
+    torch.testing.assert_close(weights, torch.tensor([[certain / mean, unsure / mean]], dtype=torch.float64))
+
+
 # a tag, an item of two tokens, one of three, one of one; padding
 RANKS = torch.tensor([[-1, 0, 0, 1, 1, 1, 2, -1]])
 

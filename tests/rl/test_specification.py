@@ -225,8 +225,13 @@ def test_a_killed_run_ends_with_the_same_bytes(folder, trained, monkeypatch, cap
         run(rewrite(folder, rl={"kl": 0.5}))
     (folder / "specification.yml").write_text(text)
 
+    # it took an hour to its checkpoint, and had begun to write another
+    work = folder / "output" / "work"
+    begun = (work / ".seconds").stat().st_mtime
+    os.utime(work / "checkpoint-2" / "complete", (begun + 3600, begun + 3600))
     record = run(folder / "specification.yml")
     assert json.loads(record.read_text())["resumed"] is True
+    assert json.loads(record.read_text())["seconds"] > 3600
     for name in ("policy", "rl_curves.parquet"):
         whole, resumed = trained / "output" / name, folder / "output" / name
         assert (contents(resumed) == contents(whole)) if whole.is_dir() else resumed.read_bytes() == whole.read_bytes()

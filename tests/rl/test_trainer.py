@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flexrec.errors import InputError
 from flexrec.policy.models import load_base, load_policy, load_tokenizer, save_policy
 from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings, DecodingSettings
+from flexrec.rl.callbacks import refuse_divergence
 from flexrec.rl.settings import MethodSettings, UncertaintySettings, WarmUpSettings
 from flexrec.rl.shared_prompt_trainer import train
 from flexrec.rl.trainer import VALUE_HEAD, RankingTrainer, first_instances, token_advantages
@@ -293,3 +295,30 @@ def test_validation_looks_at_every_need(ranker):
     examples = [dataclasses.replace(example(number), need=need) for need in "ab" for number in range(4)]
     chosen = first_instances(examples, 4)
     assert [(one.query.instance.instance_id, one.need) for one in chosen] == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize(("steps", "iterations"), [(2, 1), (4, 2), (3, 2)])
+def test_a_training_killed_after_its_last_step_makes_no_other(tiny_folder, tmp_path, steps, iterations):
+    """While the policy is written, say: the last checkpoint is whole, the node is not done."""
+    settings = SETTINGS.model_copy(update={"steps": steps, "iterations": iterations})
+    weights, curves = trained(tiny_folder, tmp_path, settings)
+    assert (tmp_path / f"checkpoint-{steps}" / "complete").exists()
+    again, curves_again = trained(tiny_folder, tmp_path, settings)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    pd.testing.assert_frame_equal(curves, curves_again)
+
+
+@pytest.mark.parametrize("rate", [1e8, 1e38])
+def test_a_training_that_diverges_says_so(tiny_folder, tmp_path, rate):
+    settings = SETTINGS.model_copy(update={"learning_rate": rate, "max_gradient_norm": 1e9})
+    with pytest.raises(InputError, match=r"(the training diverges: .* lower|at too high a) .*learning.rate"):
+        trained(tiny_folder, tmp_path, settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("loss", float("nan")), ("grad_norm", float("inf"))])
+def test_what_is_no_number_stops_a_training(name, value):
+    refuse_divergence({"loss": 0.5, "grad_norm": 1.0}, 3, "`rl.learning_rate`")
+    with pytest.raises(
+        InputError, match=r"the training diverges: `\w+` is (nan|inf) at step 3; lower `rl.learning_rate`"
+    ):
+        refuse_divergence({"loss": 0.5, name: value}, 3, "`rl.learning_rate`")

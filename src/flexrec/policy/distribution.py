@@ -250,6 +250,10 @@ def _entropy(log_probabilities: Float[Tensor, "n C"]) -> Float[Tensor, " n"]:
 def _pick(
     table: Float[Tensor, "n C"], temperature: float, generator: torch.Generator, draw: Draw | None = None
 ) -> tuple[list[int], list[float]]:
+    if not bool(table.amax(-1).isfinite().all()):
+        raise InputError(
+            "the model's logits are no numbers: its weights are damaged, or were trained at too high a learning rate"
+        )
     if temperature == 0:
         picks = table.argmax(-1, keepdim=True)
     else:

@@ -246,7 +246,7 @@ def load_policy(
         base_folder: Folder of the base model.
         checkpoint: Folder written by `save_policy`; None for the untrained model.
         device: Torch device; None for `default_device`.
-        trainable: Whether the adapter's weights require gradients.
+        trainable: For training: the adapter's weights require gradients; all weights come in float32.
     """
     if checkpoint is None:
         return load_base(base_folder, device=device)
@@ -261,7 +261,9 @@ def load_policy(
         policy.peft_config["default"].base_model_name_or_path = str(base_folder)
         return policy
     if (checkpoint / "config.json").exists():
-        return load_base(checkpoint, device=device)
+        model = load_base(checkpoint, device=device)
+        # in which steps of 1e-6 are not lost to rounding, whatever type the checkpoint is in
+        return model.float() if trainable else model
     raise InputError(f"{checkpoint.name}: neither `{ADAPTER_FILE}` nor `config.json` in this policy folder")
 
 

@@ -89,17 +89,18 @@ class Ranker:
         messages = build_messages(query.instance, query.need, self.prompting)
         ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         limit = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
-        room = self.decoding.max_answer_tokens
+        room, setting = self.decoding.max_answer_tokens, "`decoding.max_answer_tokens`"
         if self.decoding.constrained:
-            room = 4 * len(query.instance.candidates)
+            room, setting = 4 * len(query.instance.candidates), ""
             if self.prompting.reasoning:
                 # and the tags
                 room += self.decoding.max_reasoning_tokens + 16
+                setting = "`decoding.max_reasoning_tokens`"
         if limit is not None and len(ids) + room > limit:
             raise InputError(
                 f"instance {query.instance.instance_id}: its prompt has {len(ids)} tokens, {room} are kept for the "
                 f"answer, and the model reads {limit}. Lower `candidates`, or `prompt.max_history`, "
-                "`prompt.max_title_chars` or `prompt.max_query_chars`, or with reasoning `max_reasoning_tokens`."
+                f"`prompt.max_title_chars` or `prompt.max_query_chars`{setting and f', or {setting}'}."
             )
         return list(ids)
 

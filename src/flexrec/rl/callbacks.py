@@ -1,5 +1,6 @@
 """What goes along with every training: curves, looks at validation queries, marks on whole checkpoints."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
+from flexrec.errors import InputError
 from flexrec.progress import emit
 from flexrec.rl.costs import PREFIX as COST_PREFIX
 
@@ -29,16 +31,37 @@ class Curves(TrainerCallback):
 
     Args:
         curve: Name of the curve (`flexrec.progress.emit`).
+        rate: Which setting is the learning rate, in words.
+
+    Raises:
+        InputError: The training diverges.
     """
 
-    def __init__(self, curve: str) -> None:
-        self._curve = curve
+    def __init__(self, curve: str, rate: str) -> None:
+        self._curve, self._rate = curve, rate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Publish one entry of the log."""
+        refuse_divergence(logs or {}, state.global_step, self._rate)
         values = _curve_values(logs or {})
         if values:
             emit(self._curve, state.global_step, values)
+
+
+def refuse_divergence(logs: Mapping[str, Any], step: int, rate: str) -> None:
+    """Stop where a loss or a gradient is no number, before such weights are kept or ranked with.
+
+    Args:
+        logs: One entry of a trainer's log.
+        step: Which step it is about.
+        rate: Which setting is the learning rate, in words.
+
+    Raises:
+        InputError: It is no number, or infinite.
+    """
+    for name in ("loss", "grad_norm"):
+        if name in logs and not math.isfinite(logs[name]):
+            raise InputError(f"the training diverges: `{CURVES[name]}` is {logs[name]} at step {step}; lower {rate}")
 
 
 class Validation(TrainerCallback):

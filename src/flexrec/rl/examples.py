@@ -12,7 +12,7 @@ from flexrec.errors import InputError
 from flexrec.policy.ranker import Query
 from flexrec.ranking.columns import Columns
 from flexrec.ranking.instances import Instance
-from flexrec.ranking.needs import Need
+from flexrec.ranking.needs import Need, uses_engagement
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +78,15 @@ def instructive(examples: Sequence[Example]) -> list[Example]:
     """
     kept = [example for example in examples if np.ptp(example.gains) > 0]
     if not kept:
+        labelled = any(uses_engagement(example.query.need) for example in examples)
         raise InputError(
             f"none of {len(examples)} training instances has candidates with different gains, so there is nothing to "
-            "learn; take a method with `gains: critic`, or raise the density"
+            "learn; "
+            + (
+                "take a method with `gains: critic` if this is none, or raise the density"
+                if labelled
+                else "no signal of the need tells its candidates apart: choose others in needs.yml"
+            )
         )
     if len(kept) < len(examples):
         logger.info(

@@ -62,6 +62,7 @@ def fine_tune(
         size,
     )
     costs = Costs()
+    rate = "`rl.learning_rate`" if method.learning_rate is None else "the method's `learning_rate`"
     trainer = _Trainer(
         costs,
         len(before),
@@ -70,7 +71,7 @@ def fine_tune(
         learning_rate=method.learning_rate or settings.learning_rate,
         work_folder=work_folder,
         seed=seed,
-        callbacks=[*callbacks(ranker, validation, settings), costs],
+        callbacks=[*callbacks(ranker, validation, settings, rate), costs],
         save_every=settings.save_every,
         max_gradient_norm=settings.max_gradient_norm,
         checkpointing=settings.gradient_checkpointing,

@@ -93,7 +93,8 @@ def rollout_weights(ranked: Ranked, settings: UncertaintySettings) -> Float[Tens
     """Weight of every rollout: larger where the critic is surer of its reward; 1 where every label is known."""
     if settings.scope == "none" or not bool(ranked["variances"].any()):
         return torch.ones_like(ranked["idcg"])
-    variances = sequence_variances(ranked["variances"], ranked["idcg"])
+    # of `list_rewards`, to which a candidate that is not named adds nothing
+    variances = sequence_variances(ranked["variances"] * ranked["named"], ranked["idcg"])
     return uncertainty_weights(
         variances,
         scope=settings.scope,

@@ -1,9 +1,10 @@
 r"""Proximal policy optimisation on rankings: a value head says what is to be expected, not the other rollouts.
 
 The steps of an episode are the tokens at which the policy decides: those with more than one possibility. Each item's
-reward comes with its last token, what the list earns as a whole with the last token of the answer; what comes at a
-forced token belongs to the decision before it. The clipped policy loss, the KL term and the entropy bonus are those of
-GRPO, so that the two algorithms differ in their advantages alone.
+reward comes with its last token, and with the last token of the answer what its form earns, or the list's reward where
+no item earns (`flexrec.rl.methods.end_rewards`); what comes at a forced token belongs to the decision before it. The
+clipped policy loss, the KL term and the entropy bonus are those of GRPO, so that the two algorithms differ in their
+advantages alone.
 
 The value head reads the policy's last hidden states *without* passing a gradient back: the policy moves by its own loss
 only. A value loss that reached the policy would share the limit of the gradient's norm with it, and need a weight to be

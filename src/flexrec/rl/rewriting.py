@@ -70,7 +70,7 @@ class RewritingTrainer(SharedPromptTrainer):
             rewriter.grammar,
             rewards=[_retrieval, _form],
             callbacks=[
-                Curves(CURVE),
+                Curves(CURVE, "`query_rewrite.training.learning_rate`"),
                 Validation(CURVE, lambda: _validation(rewriter, validate), settings.validate_every),
                 CheckpointMarks(),
             ],

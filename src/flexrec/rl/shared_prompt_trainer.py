@@ -4,8 +4,9 @@ Left out: micro-batches. A step is one batch of B groups, because TRL shuffles r
 would scatter the groups that share a prompt.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -17,6 +18,7 @@ import torch
 from datasets import Dataset
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -24,6 +26,7 @@ from flexrec.policy.distribution import token_values, unpadded
 from flexrec.policy.engine import ReplicatedEngine, SharedPromptEngine, make_engine
 from flexrec.policy.grammar import Grammar, follow
 from flexrec.policy.settings import DecodingSettings
+from flexrec.rl.arguments import on_one_device
 from flexrec.rl.callbacks import curves_of, last_complete_checkpoint
 from flexrec.rl.costs import Costs
 from flexrec.rl.settings import RlSettings
@@ -85,37 +88,40 @@ class SharedPromptTrainer(GRPOTrainer):
             rollout_func=self.rollout,
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in self._schedule()]}),
             callbacks=[self._costs, *callbacks],
-            args=GRPOConfig(
-                output_dir=str(work_folder),
-                max_steps=settings.steps,
-                per_device_train_batch_size=settings.prompts_per_step * settings.rollouts,
-                gradient_accumulation_steps=1,
-                num_generations=settings.rollouts,
-                num_iterations=settings.iterations,
-                max_completion_length=grammar.max_length,
-                temperature=settings.temperature,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type="constant",
-                shuffle_dataset=False,
-                max_grad_norm=settings.max_gradient_norm,
-                beta=settings.kl,
-                # GRPO's own KL term; TRL 1.16 would multiply it by the importance ratio
-                use_bias_correction_kl=False,
-                entropy_coef=settings.entropy_bonus,
-                epsilon=clip[0],
-                epsilon_high=clip[1],
-                loss_type="grpo",
-                gradient_checkpointing=False,
-                bf16=False,
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-                logging_steps=1,
-                # rollouts are not saved: a checkpoint stands between two batches of them
-                save_steps=-(-settings.save_every // settings.iterations) * settings.iterations,
-                save_total_limit=2,
-                report_to="none",
-                disable_tqdm=True,
-                dataloader_pin_memory=False,
+            args=on_one_device(
+                GRPOConfig(
+                    output_dir=str(work_folder),
+                    max_steps=settings.steps,
+                    per_device_train_batch_size=settings.prompts_per_step * settings.rollouts,
+                    gradient_accumulation_steps=1,
+                    num_generations=settings.rollouts,
+                    num_iterations=settings.iterations,
+                    max_completion_length=grammar.max_length,
+                    temperature=settings.temperature,
+                    learning_rate=settings.learning_rate,
+                    lr_scheduler_type="constant",
+                    shuffle_dataset=False,
+                    max_grad_norm=settings.max_gradient_norm,
+                    beta=settings.kl,
+                    # GRPO's own KL term; TRL 1.16 would multiply it by the importance ratio
+                    use_bias_correction_kl=False,
+                    entropy_coef=settings.entropy_bonus,
+                    epsilon=clip[0],
+                    epsilon_high=clip[1],
+                    loss_type="grpo",
+                    gradient_checkpointing=False,
+                    bf16=False,
+                    use_cpu=not torch.cuda.is_available(),
+                    seed=seed,
+                    logging_steps=1,
+                    logging_nan_inf_filter=False,
+                    # rollouts are not saved: a checkpoint stands between two batches of them
+                    save_steps=-(-settings.save_every // settings.iterations) * settings.iterations,
+                    save_total_limit=2,
+                    report_to="none",
+                    disable_tqdm=True,
+                    dataloader_pin_memory=False,
+                )
             ),
         )
 
@@ -124,10 +130,19 @@ class SharedPromptTrainer(GRPOTrainer):
 
         Written out in full, one epoch for the trainer: it would not find its place in a second one on resumption.
         """
+        settings, count = self.rl_settings, len(self._prompts)
         rng = np.random.default_rng(self._seed)
-        count, wanted = len(self._prompts), self.rl_settings.steps * self.rl_settings.prompts_per_step
+        wanted = -(-settings.steps // settings.iterations) * settings.prompts_per_step
         rounds = [rng.permutation(count) for _ in range(-(-wanted // count))]
         return np.concatenate(rounds)[:wanted].tolist()
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
+        # as many rows as the steps use: an epoch that went on behind them would be gone on with by a training that was
+        # killed after its last step
+        settings = self.rl_settings
+        return _First(
+            super()._get_train_sampler(dataset), settings.steps * settings.prompts_per_step * settings.rollouts
+        )
 
     def _step_seed(self) -> int:
         """Seed of this step's sampling: of nothing else, so that a resumed training samples as one that was not."""
@@ -185,6 +200,19 @@ class SharedPromptTrainer(GRPOTrainer):
             pad_token = self._policy.tokenizer.pad_token_id
             self._reference_engine = make_engine(self._policy.decoding.engine, model, pad_token)
         return self._reference_engine
+
+
+class _First(Sampler[int]):
+    """The first `count` of a sampler's rows."""
+
+    def __init__(self, rows: Sampler[int], count: int) -> None:
+        self._rows, self._count = rows, count
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self._rows, self._count)
+
+    def __len__(self) -> int:
+        return self._count
 
 
 def train(trainer: SharedPromptTrainer, work_folder: Path) -> pd.DataFrame:

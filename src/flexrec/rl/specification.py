@@ -13,13 +13,14 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Self
 
 import pandas as pd
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
-from flexrec.config import Settings
+from flexrec.attempts import Clock
+from flexrec.config import Settings, walked
 from flexrec.errors import InputError
 from flexrec.files import building, replacing
 from flexrec.fingerprint import Fingerprint, content_digest, parameter_parts
@@ -149,9 +150,9 @@ def load_specification(file: Path) -> Specification:
 def _explained(problem: Mapping[str, Any]) -> str:
     """One validation error in words."""
     place = list(problem["loc"])
-    key = ".".join(_walked(place)[1])
+    key = ".".join(walked(Specification, place)[1])
     if problem["type"] == "extra_forbidden":
-        allowed = sorted({name for model in _walked(place[:-1])[0] for name in model.model_fields})
+        allowed = sorted({name for model in walked(Specification, place[:-1])[0] for name in model.model_fields})
         return f"unknown key `{key}`" + (f"; allowed there: {', '.join(allowed)}" if allowed else "")
     if problem["type"] == "missing":
         return f"the key `{key}` is missing"
@@ -165,37 +166,6 @@ def _explained(problem: Mapping[str, Any]) -> str:
     reason = problem["msg"].removeprefix("Value error, ")
     given = "" if isinstance(problem["input"], dict | list) else f" (it is {problem['input']!r})"
     return f"{f'`{key}`: ' if key else ''}{reason[:1].lower()}{reason[1:]}{given}"
-
-
-def _walked(path: list[Any]) -> tuple[list[type[BaseModel]], list[str]]:
-    """The settings models that may stand at a place of a specification, and the names on the way.
-
-    Pydantic puts the tag of a union, which stands nowhere in the file, among the names.
-    """
-    models: list[type[BaseModel]] = [Specification]
-    names: list[str] = []
-    for part in path:
-        fields = [model.model_fields[part] for model in models if part in model.model_fields]
-        tagged = [model for model in models if _is_tag_of(part, model)] if len(models) > 1 and not fields else []
-        if fields:
-            models = [model for field in fields for model in _models_in(field.annotation)]
-        models = tagged or models
-        # anything else is the key of a table or the place in a list
-        names += [] if tagged else [str(part)]
-    return models, names
-
-
-def _is_tag_of(value: Any, model: type[BaseModel]) -> bool:
-    return any(
-        get_origin(field.annotation) is Literal and value in get_args(field.annotation)
-        for field in model.model_fields.values()
-    )
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _inputs(spec: Specification) -> dict[str, Path]:
@@ -232,6 +202,7 @@ def run(file: Path, *, fresh: bool = False) -> Path:
         InputError: The specification or its data cannot be used, or the output folder holds something else.
     """
     from flexrec.policy.models import save_policy
+    from flexrec.rl.callbacks import last_complete_checkpoint
 
     spec = load_specification(file)
     check_digests(file.resolve().parent)
@@ -252,10 +223,10 @@ def run(file: Path, *, fresh: bool = False) -> Path:
         return record
     with replacing(spec.output / STARTED_WITH) as opened:
         json.dump(made_of.parts, opened, indent=2, sort_keys=True)
-    resumed = any(work.glob("checkpoint-*"))
+    resumed = last_complete_checkpoint(work) is not None
     logger.info("%s", "going on from the last checkpoint" if resumed else "training")
-    started = time.time()
     work.mkdir(parents=True, exist_ok=True)
+    before, started = Clock(work).start(), time.time()
     ranker, curves = train_on_tables(
         spec.model.folder,
         spec.checkpoint,
@@ -283,7 +254,7 @@ def run(file: Path, *, fresh: bool = False) -> Path:
         "code": made_of.parts["code"],
         "libraries": made_of.parts["library"],
         "resumed": resumed,
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(before + time.time() - started, 1),
         "hardware": _hardware(),
     }
     with replacing(record) as opened:

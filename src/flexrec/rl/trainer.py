@@ -343,11 +343,13 @@ def first_instances(examples: Sequence[Example], count: int) -> list[Example]:
     return sorted(examples, key=lambda example: example.query.instance.instance_id)[:count]
 
 
-def callbacks(ranker: Ranker, validation: Sequence[Example], settings: RlSettings) -> list[TrainerCallback]:
+def callbacks(
+    ranker: Ranker, validation: Sequence[Example], settings: RlSettings, rate: str = "`rl.learning_rate`"
+) -> list[TrainerCallback]:
     """What goes along with the training of a ranker: curves, validation, marks on checkpoints."""
     chosen = first_instances(validation, settings.validation_queries)
     return [
-        Curves("rl"),
+        Curves("rl", rate),
         Validation("rl", lambda: validation_ndcg(ranker, chosen) if chosen else {}, settings.validate_every),
         CheckpointMarks(),
     ]

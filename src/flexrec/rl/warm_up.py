@@ -24,6 +24,8 @@ from flexrec.policy.ranker import Ranker
 from flexrec.policy.settings import AdapterSettings
 from flexrec.progress import emit
 from flexrec.prompting.answers import THINK_END, THINK_START
+from flexrec.rl.arguments import on_one_device
+from flexrec.rl.callbacks import refuse_divergence
 from flexrec.rl.examples import Example, optimal_order, shortened
 from flexrec.rl.settings import WarmUpSettings
 
@@ -223,23 +225,26 @@ class ListTrainer(Trainer):
             # one row holds all lists of an update, whose number may change from one to the next
             train_dataset=cast(Any, [{"lessons": update} for update in updates]),
             callbacks=list(callbacks),
-            args=TrainingArguments(
-                output_dir=str(work_folder),
-                max_steps=len(updates),
-                per_device_train_batch_size=1,
-                learning_rate=learning_rate,
-                lr_scheduler_type="constant",
-                max_grad_norm=max_gradient_norm,
-                use_cpu=not torch.cuda.is_available(),
-                seed=seed,
-                logging_steps=1,
-                save_strategy="no" if save_every is None else "steps",
-                save_steps=save_every or len(updates),
-                save_total_limit=2,
-                report_to="none",
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                dataloader_pin_memory=False,
+            args=on_one_device(
+                TrainingArguments(
+                    output_dir=str(work_folder),
+                    max_steps=len(updates),
+                    per_device_train_batch_size=1,
+                    learning_rate=learning_rate,
+                    lr_scheduler_type="constant",
+                    max_grad_norm=max_gradient_norm,
+                    use_cpu=not torch.cuda.is_available(),
+                    seed=seed,
+                    logging_steps=1,
+                    logging_nan_inf_filter=False,
+                    save_strategy="no" if save_every is None else "steps",
+                    save_steps=save_every or len(updates),
+                    save_total_limit=2,
+                    report_to="none",
+                    disable_tqdm=True,
+                    remove_unused_columns=False,
+                    dataloader_pin_memory=False,
+                )
             ),
         )
         self.remove_callback(PrinterCallback)
@@ -277,4 +282,5 @@ class ListTrainer(Trainer):
 class _Curve(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs:
+            refuse_divergence(logs, state.global_step, "`warm_up.learning_rate`")
             emit("warm_up", state.global_step, {"loss": float(logs["loss"])})
