@@ -109,3 +109,8 @@ def test_a_result_does_not_depend_on_the_batch():
 def test_pool_smaller_than_k():
     with pytest.raises(InputError, match="query 1: its pool has 1 items, fewer than the 2"):
         top_k(unit(np.ones((2, 2))), unit(np.ones((3, 2))), [np.array([0, 1]), np.array([2])], 2)
+
+
+def test_what_was_disliked_weighs_nothing():
+    how = StarSettings(engagement_weights=True, decay=0.5)
+    assert star_weights(3, how, np.array([2.0, -1.0, 4.0])).tolist() == [0.25, 0.0, 2.0]

@@ -117,3 +117,9 @@ def test_the_command_line_does_not_rename_all_runs(text):
 def test_overrides_are_pairs_of_something_else(text):
     with pytest.raises(ValueError, match="override"):
         study({"needs": ["a"], "methods": ["flexrec"], "overrides": [text]})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, "1", 1.0])
+def test_seeds_are_those_that_a_run_takes(seed):
+    with pytest.raises(ValueError, match="seeds"):
+        study({"needs": ["a"], "methods": ["flexrec"], "seeds": [0, seed]})

@@ -4,7 +4,7 @@ import pytest
 from flexrec.ranking.statistics import holm
 from flexrec.study.collection import collect
 from flexrec.study.paper import near_random_rows
-from flexrec.study.rows import readable_count
+from flexrec.study.rows import made_tests, readable_count
 from made_study import metrics_of, result, tables_of
 
 
@@ -105,3 +105,16 @@ def test_a_policy_asked_for_another_need_stands_among_those_trained_for_it(setti
 
 def test_counts_for_people():
     assert [readable_count(count) for count in (float("nan"), 12.0, 1234.0, 2.5e6)] == ["", "12", "1.2k", "2.5M"]
+
+
+def test_a_reference_that_is_no_row_of_a_table_is_a_pair_of_its_own():
+    numbers = pd.DataFrame(
+        {
+            "method": ["flexrec", "ppo"],
+            "trained_on": ["interest", "interest"],
+            "p_flexrec": [float("nan"), 0.1],
+            "p_sft": [0.2, 0.3],
+        }
+    )
+    found = made_tests(numbers, ["flexrec", "sft"], "interest")
+    assert list(found.values()) == [[(1, "flexrec")], [(0, "sft")], [(1, "sft")]]

@@ -12,7 +12,7 @@ from flexrec.retrieval.star import StarScoringSettings
 class EvaluationSettings(Settings):
     """What is compared and how."""
 
-    baselines: tuple[str, ...] = Field(description="Names in `flexrec.baselines.BASELINES`")
+    baselines: tuple[str, ...] = Field(min_length=1, description="Names in `flexrec.baselines.BASELINES`")
     star: StarScoringSettings = Field(StarScoringSettings(), description="Weights of the baseline `star`")
     fitted: FittedSettings = Field(FittedSettings(), description="Of the baselines that are fitted")
     confidence: float = Field(0.95, gt=0, lt=1)

@@ -46,7 +46,7 @@ def headroom_markdown(results: Results, *, title: str, facts: Mapping[str, objec
     block = _block(results)
     parts = [
         f"# {markdown_text(title)}",
-        "Rows below the third know what no method may; how to read them: docs/headroom.md.",
+        "Rows below the fourth know what no method may; how to read them: docs/headroom.md.",
         *map(markdown_text, _sentences(results)),
         f"## {markdown_text(block.heading)}",
         markdown_text(block.note),

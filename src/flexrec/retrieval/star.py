@@ -59,12 +59,15 @@ def star_query(
 def star_weights(
     length: int, settings: StarSettings, engagements: Float[np.ndarray, " H"] | None = None
 ) -> Float[np.ndarray, " H"]:
-    """The weight w_j * decay^(t_j) of each history item, oldest first; arguments and errors as `star_query`."""
+    """The weight w_j * decay^(t_j) of each history item, oldest first; arguments and errors as `star_query`.
+
+    An engagement below 0 weighs nothing: what was disliked says nothing about what is like what was liked.
+    """
     if settings.engagement_weights and engagements is None:
         raise InputError("engagement_weights needs the engagements of the history")
     weights = settings.decay ** np.arange(length, 0, -1, dtype=np.float64)
     if settings.engagement_weights:
-        weights = weights * np.asarray(engagements, dtype=np.float64)
+        weights = weights * np.maximum(np.asarray(engagements, dtype=np.float64), 0.0)
     return weights
 
 

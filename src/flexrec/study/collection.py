@@ -15,6 +15,9 @@ from flexrec.study.plan import Cell
 BASELINE, UNTRAINED, WARMED_UP, TRAINED, OTHER = "baseline", "untrained", "warmed_up", "trained", "other"
 """Kinds of rows: no language model; the model before, during and after training; a model that is not trained here."""
 
+CRITIC_SEED = ", seed "
+"""Stands before the seed in the name of a critic."""
+
 COSTS = ("updates", "rollouts", "prompt_tokens", "answer_tokens")
 """Totals of a training, as its curves count them under `cost/`."""
 
@@ -195,7 +198,7 @@ def collect(results: Sequence[CellResult]) -> Collected:
             )
         if result.critic is not None and (result.dataset, result.density) not in critics:
             critics.add((result.dataset, result.density))
-            name = f"{result.dataset}, density {result.density:g}, seed {result.cell.seed}"
+            name = f"{result.dataset}, density {result.density:g}{CRITIC_SEED}{result.cell.seed}"
             for tables, table in zip((predictions, reliability), result.critic, strict=True):
                 tables.append(_variants(table, name))
     return Collected(

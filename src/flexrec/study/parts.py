@@ -16,6 +16,7 @@ from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.study.collection import (
     CELL_COLUMNS,
+    CRITIC_SEED,
     CURVE_COLUMNS,
     INPUT_ORDER_COLUMNS,
     INSTANCE_COLUMNS,
@@ -153,8 +154,20 @@ def joined(found: Collected, parts: Sequence[Part]) -> Collected:
     for name in FILES:
         pieces = [table for table in (getattr(one, name) for one in every) if len(table)]
         if name.startswith("critic_"):
-            # one critic of every dataset is shown, that of the first seed
-            pieces = pieces[:1]
+            pieces = _first_critics(pieces)
         table = pd.concat(pieces, ignore_index=True) if pieces else getattr(found, name)
         tables[name] = table.sort_values("seed", kind="stable", ignore_index=True) if "seed" in table else table
     return Collected(**tables)
+
+
+def _first_critics(pieces: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Of every dataset and density one critic is shown, that of the first seed."""
+    kept: list[pd.DataFrame] = []
+    taken: set[str] = set()
+    for piece in pieces:
+        shown = piece["variant"].str.rpartition(CRITIC_SEED)[0]
+        new = piece[~shown.isin(taken)]
+        taken |= set(shown)
+        if len(new):
+            kept.append(new)
+    return kept

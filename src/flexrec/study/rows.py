@@ -95,14 +95,15 @@ def made_tests(
         need: Of the table.
 
     Returns:
-        By the pair of rows: index of the row and reference.
+        By the pair of rows, or of a row and a reference that is none of them: index of the row and reference.
     """
     own = numbers["trained_on"].isin(["", need])
     rows = {reference: numbers.index[own & (numbers[Columns.METHOD] == reference)] for reference in references}
     tests: dict[frozenset[object], list[tuple[Any, str]]] = {}
     for reference in references:
+        other = rows[reference][0] if len(rows[reference]) else reference
         for row in numbers.index[numbers[f"p_{reference}"].notna()]:
-            tests.setdefault(frozenset((row, rows[reference][0])), []).append((row, reference))
+            tests.setdefault(frozenset((row, other)), []).append((row, reference))
     return tests
 
 

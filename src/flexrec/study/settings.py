@@ -1,7 +1,7 @@
 """Settings of studies: what is run, how it is compared, and the tables made of it."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,8 @@ from flexrec.evaluation.names import QUALITY_METRICS
 
 Also = Literal["probe", "chat"]
 """Pipelines aside that measure rankings: `probe` asks for other needs than the one trained for, `chat` an API."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
 Regime = Literal["sparse", "dense"]
 """Whether a part of the labels is observed, or all of them."""
@@ -26,7 +28,7 @@ class Block(Settings):
     dataset: str | None = Field(None, description="None: the environment's own")
     needs: tuple[str, ...] = Field(min_length=1, description="Each as `--params need=` takes it; `a+b` trains jointly")
     methods: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     model: str | None = Field(None, description="None: the environment's own")
     layout: str | None = Field(None, description="Of the prompt; None: the environment's own")
     density: float | None = Field(None, gt=0, le=1, description="None: the environment's own")

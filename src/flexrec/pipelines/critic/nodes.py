@@ -30,7 +30,7 @@ def fit_critic(
     settings: CriticSettings,
     seed: int,
 ) -> tuple[Callable[[Path], None], pd.DataFrame, dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """Train the critic with and without item statistics, measure both, and keep the configured one."""
+    """Train the critic with and without item statistics, measure both, and keep the configured one, the last."""
     from flexrec.critic.examples import build_examples
     from flexrec.critic.report import VARIANT, compare_critics
     from flexrec.critic.storage import save_critic
@@ -39,7 +39,9 @@ def fit_critic(
     rows = observed_training_rows(observations)
     examples = build_examples(rows, item_embeddings, gain, settings, seed=seed, query_embeddings=query_embeddings)
     critics, curves = {}, []
-    for name, with_statistics in {PAPER: False, WITH_STATISTICS: True}.items():
+    variants = ((PAPER, False), (WITH_STATISTICS, True))
+    # what is kept comes last, which is where a study looks for it
+    for name, with_statistics in variants if settings.item_statistics else reversed(variants):
         variant = settings.model_copy(update={"item_statistics": with_statistics})
         critics[name], curve = train_critic(examples, variant, seed=seed)
         curves.append(curve.assign(**{VARIANT: name}))
