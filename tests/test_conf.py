@@ -98,6 +98,48 @@ def test_what_can_be_chosen_is_in_the_paths(project_root) -> None:
     assert str(unwrapped(catalog["interactions"])._filepath).endswith("ml-1m/interactions.parquet")
 
 
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"need": "interest,trend"}, "density-0.1_seed-0/interest+trend/smollm2-135m/gains-critic"),
+        ({"need": "trend + interest"}, "density-0.1_seed-0/interest+trend/smollm2-135m/gains-critic"),
+        ({"density": 1}, "density-1.0_seed-0/trend/smollm2-135m/gains-critic"),
+        ({"density": "1.0"}, "density-1.0_seed-0/trend/smollm2-135m/gains-critic"),
+        ({"density": "thin"}, "density-thin_seed-0/trend/smollm2-135m/gains-critic"),
+        ({"method": "rec_r1"}, "density-0.1_seed-0/trend/smollm2-135m/gains-observed"),
+        ({"methods": {"flexrec": {"gains": "item_knn"}}}, "density-0.1_seed-0/trend/smollm2-135m/gains-item_knn"),
+        ({"method_settings": {"gains": "user_knn"}}, "density-0.1_seed-0/trend/smollm2-135m/gains-user_knn"),
+    ],
+)
+def test_a_choice_has_one_place_however_it_is_spelled(project_root, given, part) -> None:
+    loader = CONFIG_LOADER_CLASS(str(project_root / "conf"), runtime_params=given, **CONFIG_LOADER_ARGS)
+    assert loader["catalog"]["warm_up_policy"]["filepath"] == f"data/06_models/ml-100k/{part}/warm_up_policy"
+
+
+def test_an_environment_changes_what_is_picked_out_of_a_table(project_root, tmp_path) -> None:
+    conf = shutil.copytree(project_root / "conf", tmp_path / "conf")
+    (conf / "mine").mkdir()
+    for name, text in {
+        "needs": "needs: {trend: {instruction: Mine.}}",
+        "methods": "methods: {flexrec: {gains: observed}}",
+        "datasets": "datasets: {ml-100k: {trend_window_days: 3}}",
+        "parameters": "task: {history: 7}",
+    }.items():
+        (conf / "mine" / f"{name}.yml").write_text(text)
+    base, mine = (
+        CONFIG_LOADER_CLASS(str(conf), env=env, runtime_params={"task": {"candidates": 8}}, **CONFIG_LOADER_ARGS)
+        for env in ("base", "mine")
+    )
+    before, after = base["parameters"], mine["parameters"]
+    assert after["needs_asked"] == {"trend": {**before["needs_asked"]["trend"], "instruction": "Mine."}}
+    assert after["method_settings"] == {**before["method_settings"], "gains": "observed"}
+    assert before["task"]["candidates"] == 8
+    assert after["task"] == {**before["task"], "trend_window_days": 3, "history": 7}
+    # what base makes of the picked entry
+    assert (before["critic"]["history_length"], after["critic"]["history_length"]) == (5, 7)
+    assert mine["catalog"]["training_gains"]["filepath"].endswith("/training_gains-observed.parquet")
+
+
 # --- Misspelt keys ---
 
 FREE = {

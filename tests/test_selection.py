@@ -91,6 +91,15 @@ def test_every_problem_is_told_on_a_line_with_its_key(parameters) -> None:
     assert any(line.startswith("parameter `needs.trend.terms.0.factors`: ") for line in lines)
 
 
+def test_the_tag_of_a_union_is_no_part_of_a_key(parameters) -> None:
+    parameters["method_settings"] = parameters["method_settings"] | {"gain": "observed"}
+    parameters["retrieve"]["embedder"] = parameters["retrieve"]["embedder"] | {"batch_size": 0}
+    with pytest.raises(InputError) as caught:
+        validate_selection(parameters)
+    keys = [line.partition("`: ")[0] for line in str(caught.value).splitlines()]
+    assert sorted(keys) == ["parameter `method_settings.gain", "parameter `retrieve.embedder.batch_size"]
+
+
 def test_names_of_registries_are_checked(parameters) -> None:
     parameters["evaluate"] = parameters["evaluate"] | {"baselines": ["random", "magic"]}
     parameters["datasets"]["ml-1m"]["source"] = "ml-2m"
@@ -107,7 +116,7 @@ def test_a_baseline_that_is_named_twice(parameters) -> None:
         validate_selection(parameters)
 
 
-@pytest.mark.parametrize("name", ["random", "untrained", "warmed_up", "warmed_up_observed", "chat_openai"])
+@pytest.mark.parametrize("name", ["random", "untrained", "warmed_up", "warmed_up_observed", "chat_openai", "rlvr.v2"])
 def test_a_method_cannot_have_the_name_of_another_row(parameters, name) -> None:
     parameters["methods"][name] = parameters["methods"]["flexrec"]
     with pytest.raises(InputError, match=f"^parameter `methods`: a method cannot be called '{name}'"):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -12,9 +13,10 @@ Read = dict[tuple[str | None, str], Any]
 
 
 class FlexrecConfigLoader(OmegaConfigLoader):
-    """Kedro's, with shorter ways to the same values.
+    """Kedro's, with shorter ways to the same values, and environments that change what base's own choices read.
 
-    What it overrides are steps of Kedro's own; where Kedro no longer takes them, it is slower and nothing else.
+    What it overrides are steps of Kedro's own. Where Kedro no longer took them, it would be slower, and an environment
+    would not change what is picked out of a table (tests/test_conf.py).
     """
 
     def __init__(self, *args: Any, read: Read | None = None, **kwargs: Any) -> None:
@@ -33,6 +35,21 @@ class FlexrecConfigLoader(OmegaConfigLoader):
 
     def _from_files(self, key: str) -> Any:
         return super()._read_raw_config(key)
+
+    def _resolve_from_raw_config(
+        self,
+        key: str,
+        base_configs: dict[Path, DictConfig],
+        env_configs: dict[Path, DictConfig],
+        *rest: Any,
+    ) -> dict[str, Any]:
+        # Kedro resolves base before it merges the environment: what base picks out of a table (`task` of datasets.yml)
+        # would not be what the environment has changed there
+        if self.merge_strategy.get(key) == "soft":
+            # tables first: a key that is merged into what was picked reads it then
+            base_configs, env_configs = {**base_configs, **dict(sorted(env_configs.items()))}, {}
+        resolved: dict[str, Any] = super()._resolve_from_raw_config(key, base_configs, env_configs, *rest)
+        return resolved
 
     def _resolve_catalog_config(self, aggregate_config: Iterable[DictConfig]) -> Any:
         merged: Any = OmegaConf.unsafe_merge(*aggregate_config)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel, Field, PositiveInt, RootModel, ValidationError, ValidationInfo, field_validator
 
 from flexrec.baselines import BASELINES
-from flexrec.config import Settings
+from flexrec.config import Settings, walked
 from flexrec.critic.settings import CriticSettings, NeighbourSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.names import UNTRAINED, WARMED_UP
@@ -105,6 +105,9 @@ class Parameters(Settings):
     @classmethod
     def _names_of_their_own(cls, methods: dict[str, MethodEntry]) -> dict[str, MethodEntry]:
         for name in methods:
+            # the catalog looks its gains up by it
+            if "." in name:
+                raise ValueError(f"a method cannot be called '{name}', with a dot in it")
             # what stands beside it in the column of methods
             if name in (*BASELINES, UNTRAINED) or name.startswith((WARMED_UP, "chat_")):
                 raise ValueError(f"a method cannot be called '{name}': another row of the results has this name")
@@ -171,7 +174,7 @@ def validate_selection(parameters: dict[str, Any]) -> None:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            key = ".".join(str(part) for part in problem["loc"])
+            key = ".".join(walked(Parameters, problem["loc"])[1])
             reason = problem["msg"].removeprefix("Value error, ")
             reason = reason[0].lower() + reason[1:]
             # what may be a secret in the wrong place is not repeated

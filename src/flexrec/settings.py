@@ -35,6 +35,19 @@ def _layout_part(name: Any) -> str:
     return "" if name == "default" else f"+{name}"
 
 
+def _need_part(selection: Any) -> str:
+    """The needs of a selection, which have one place however they are spelled: `a,b`, `b+a`."""
+    return "+".join(sorted({name.strip() for name in str(selection).replace("+", ",").split(",")}))
+
+
+def _density_part(density: Any) -> str:
+    """A density as paths have it: 1 is 1.0. What is no number is refused with all other parameters, later."""
+    try:
+        return str(float(density))
+    except (TypeError, ValueError):
+        return str(density)
+
+
 SESSION_CLASS = FlexrecSession
 CONTEXT_CLASS = FlexrecContext
 HOOKS = (TrackingHooks(),)
@@ -54,6 +67,8 @@ CONFIG_LOADER_ARGS = {
     "custom_resolvers": {
         "oc.env": oc.env,
         "layout_part": _layout_part,
+        "need_part": _need_part,
+        "density_part": _density_part,
         **{name: _selection(name) for name in ("entry", "entries", "most")},
     },
 }
