@@ -37,7 +37,7 @@ viz: $(VENV)/.run
 	$(BIN)/kedro viz
 
 mlflow: $(VENV)/.run
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 
 # The newest results of the default dataset's runs into README.md and docs/results; another place by RESULTS=...
 RESULTS ?= data/08_reporting/ml-100k
@@ -95,7 +95,8 @@ bench: $(VENV)/.dev
 	$(BENCH).report
 
 clean:
-	find data -type f ! -name .gitkeep -delete
+# what was put into data/01_raw by hand stays, and answers that were paid for
+	find data -path data/01_raw -prune -o -type f ! -name .gitkeep ! -name '*_cache.sqlite' -exec rm -f {} +
 	find data -mindepth 2 -type d -empty -delete
 
 $(BIN)/python:

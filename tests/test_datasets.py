@@ -12,6 +12,7 @@ from kedro.io import DatasetError, Version
 from plotly import graph_objects as go
 
 from flexrec.datasets import FolderDataset, JSONDataset, ParquetDataset, PlotlyDataset, TextDataset, WorkFolder
+from flexrec.errors import InputError
 from flexrec.files import replacing
 
 TABLE = pd.DataFrame({"a": [1, 2], "b": [[1, 2], [3]]})
@@ -189,7 +190,9 @@ def test_a_kill_leaves_no_new_version(tmp_path: Path) -> None:
 def test_a_work_folder_is_kept_for_one_fingerprint(tmp_path: Path) -> None:
     def bound(fingerprint: str, wipe: bool = False) -> tuple[WorkFolder, bool]:
         work = WorkFolder(filepath=str(tmp_path / "work"))
-        return work, work.bind(fingerprint, wipe=wipe)
+        resumes = work.bind(fingerprint, wipe=wipe)
+        work.release()
+        return work, resumes
 
     work, resumes = bound("1")
     assert not resumes
@@ -211,6 +214,7 @@ def test_a_work_folder_knows_what_earlier_attempts_took(tmp_path: Path) -> None:
     def attempt() -> WorkFolder:
         work = WorkFolder(filepath=str(tmp_path / "work"))
         work.bind("1")
+        work.release()
         return work
 
     def touched(file: Path, time: float) -> None:
@@ -232,6 +236,22 @@ def test_a_work_folder_knows_what_earlier_attempts_took(tmp_path: Path) -> None:
     assert last.seconds == 67.5
     last.bind("2")
     assert last.seconds == 0.0
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    first, second = (WorkFolder(filepath=str(tmp_path / "work")) for _ in range(2))
+    first.bind("1")
+    (first.load() / "step_1").write_text("")
+    with pytest.raises(InputError, match=r"another run is at work in .*work; wait for it"):
+        second.bind("2")
+    assert (first.load() / "step_1").exists()
+    first.release()
+    second.bind("2")
+    assert not (second.load() / "step_1").exists()
+    # whatever ends a process lets go
+    second.release()
+    killed_while(lambda: kill_me(first.bind("2")))
+    assert not second.bind("2")
 
 
 def test_a_work_folder_without_its_marker_is_emptied(tmp_path: Path) -> None:

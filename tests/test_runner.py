@@ -210,6 +210,10 @@ def test_code_that_is_edited_during_a_run_was_not_what_ran(tiny: TinyProject) ->
 
 # --- Versions ---
 
+LOSSES = "filepath: data/08_reporting/losses.parquet\n  versioned: true"
+WRITE = """def write(model, losses):
+    return f"{(model / 'weights.txt').read_text()}: {len(losses)} losses\""""
+
 
 def test_the_newest_version_counts_and_is_read_downstream(tiny: TinyProject) -> None:
     tiny.replace("src/tiny/pipelines/make/pipeline.py", 'node(write, "scaled"', 'node(write, "summary"')
@@ -253,6 +257,32 @@ def test_a_pinned_version_that_is_not_there_is_refused_before_anything_runs(tiny
     version = tiny.newest(SUMMARY).parent.name
     with pytest.raises(click.ClickException, match=rf"^`summary` has no version 2020; there are: {version}$"):
         tiny.run({"factor": 3}, load_versions={"summary": "2020"})
+    assert not any(": runs," in line for line in tiny.log)
+
+
+def test_a_pin_counts_where_its_maker_is_not_in_the_run(tiny: TinyProject) -> None:
+    """`write` reads both outputs of `train`: a model, and the losses of its own training."""
+    tiny.replace("conf/base/catalog.yml", "filepath: data/08_reporting/losses.parquet", LOSSES)
+    tiny.replace("src/tiny/pipelines/make/pipeline.py", 'node(write, "scaled"', 'node(write, ["model", "losses"]')
+    tiny.replace(NODES, "def write(scaled):\n    return words.say(scaled)", WRITE)
+    tiny.run({"steps": 2})
+    version = tiny.newest("data/06_models/model").parent.name
+    tiny.run({"steps": 3})
+    assert (tiny.path / TEXT).read_text() == "12 after 3, resumed at 0: 3 losses"
+    only = {"node_names": ["write"]}
+    assert tiny.run({"steps": 3}, load_versions={"model": version}, **only) == {"write"}
+    assert (tiny.path / TEXT).read_text() == "12 after 2, resumed at 0: 2 losses"
+    with pytest.raises(click.ClickException, match=r"^`model` has no version 2020; there are: "):
+        tiny.run({"steps": 3}, load_versions={"model": "2020"}, **only)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("scaled", "^`scaled` is kept once only: there is no version 2020 of it to load$"), ("modle", "modle")],
+)
+def test_a_pin_of_what_has_no_versions_is_refused(tiny: TinyProject, name: str, message: str) -> None:
+    with pytest.raises(click.ClickException, match=message):
+        tiny.run(load_versions={name: "2020"})
     assert not any(": runs," in line for line in tiny.log)
 
 

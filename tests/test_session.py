@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,6 +71,37 @@ def test_the_project_checks_its_own_values(tiny: TinyProject) -> None:
     )
     assert refused(tiny, {"factor": 10}) == "factor 10 is too large; the largest is 9"
     assert tiny.run({"factor": 9})
+
+
+def test_what_names_a_run_is_no_matter_of_a_parameters_file(tiny: TinyProject) -> None:
+    """Paths are made of the globals: seed 3 would be kept as seed 0."""
+    tiny.write("conf/base/globals.yml", "steps: 3\n")
+    assert tiny.run()
+    tiny.write("conf/local/parameters.yml", "steps: 4\n")
+    assert "parameter `steps` is 4 in a parameters file, and 3 in globals.yml" in refused(tiny)
+    tiny.write("conf/local/globals.yml", "steps: 4\n")
+    assert tiny.run() == {"train"}
+    assert tiny.run({"steps": 5}) == {"train"}
+
+
+def test_a_command_means_the_same_in_every_folder(tiny: TinyProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.replace(NODES, "return words.say(scaled)", "return str(Path('data/01_raw/raw.json').exists())")
+    (tiny.path / "notebooks").mkdir()
+    monkeypatch.chdir(tiny.path / "notebooks")
+    tiny.run()
+    assert (tiny.path / "data/08_reporting/text.md").read_text() == "True"
+    assert Path.cwd() == tiny.path / "notebooks"
+
+
+def test_a_request_to_terminate_ends_the_run_as_ctrl_c_does(tiny: TinyProject) -> None:
+    tiny.replace(NODES, "return words.say(scaled)", "import os, signal\n    os.kill(os.getpid(), signal.SIGTERM)")
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        tiny.run()
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == handler
+    # the end is told
+    assert any("of 4 nodes ran" in line for line in tiny.log)
 
 
 def test_an_error_inside_a_resolver_is_told_plainly(tiny: TinyProject) -> None:

@@ -357,6 +357,18 @@ def test_bad_marks_are_refused(tmp_path, events, splits, message) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["interactions.parquet"]
 
 
+def test_marks_of_other_interactions_are_not_read(tmp_path) -> None:
+    dataset(tmp_path).save(interactions())
+    observed(tmp_path).save(sparsify(dataset(tmp_path).load(), density=0.5, seed=0))
+    assert len(observed(tmp_path).load().to_pandas()) == 6
+    # one more at the beginning: every event has another number
+    dataset(tmp_path).save(interactions(7))
+    with pytest.raises(DatasetError) as caught:
+        observed(tmp_path).load()
+    with pytest.raises(InputError, match=r"observations belongs to other interactions .* --pipelines=sparsify"):
+        raise user_error(caught.value)
+
+
 def test_marks_say_which_interactions_they_belong_to(tmp_path) -> None:
     """The same marks on other interactions are another value for whoever reads them."""
     digests = []

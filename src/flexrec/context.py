@@ -3,6 +3,10 @@
 from typing import Any
 
 from kedro.framework.context import KedroContext
+from kedro.io import AbstractVersionedDataset, CatalogProtocol
+
+from flexrec.errors import InputError
+from flexrec.runner import unwrapped
 
 
 class FlexrecContext(KedroContext):
@@ -15,3 +19,11 @@ class FlexrecContext(KedroContext):
     def _get_validated_params(self) -> dict[str, Any]:
         self._pipelines_to_validate = None
         return super()._get_validated_params()
+
+    def _get_catalog(self, *args: Any, load_versions: dict[str, str] | None = None, **kwargs: Any) -> CatalogProtocol:
+        catalog = super()._get_catalog(*args, load_versions=load_versions, **kwargs)
+        for name, version in (load_versions or {}).items():
+            dataset = unwrapped(catalog[name])
+            if not isinstance(dataset, AbstractVersionedDataset) or dataset._version is None:
+                raise InputError(f"`{name}` is kept once only: there is no version {version} of it to load")
+        return catalog

@@ -3,11 +3,12 @@
 Everything is local: the runner reads the bytes of every dataset to know what a result was made of.
 """
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 from kedro.io import AbstractDataset, AbstractVersionedDataset, DatasetError, Version
@@ -17,6 +18,7 @@ from kedro_datasets.plotly import JSONDataset as KedroPlotlyDataset
 from kedro_datasets.text import TextDataset as KedroTextDataset
 from plotly import graph_objects as go
 
+from flexrec.attempts import Clock
 from flexrec.files import building, replacing
 from flexrec.fingerprint import content_digest
 from flexrec.ranking.columns import Columns
@@ -104,6 +106,10 @@ class TableDataset(AbstractDataset["ibis.Table | pd.DataFrame", "ibis.Table"]):
         return {"filepath": self._filepath, "engine": self._engine.root.kind}
 
 
+DIGEST = "interactions.sha256"
+"""File beside marks that says which interactions they belong to."""
+
+
 class ObservationsDataset(AbstractDataset[Marks, "ibis.Table"]):
     """The table `observations`, kept as marks on the table `interactions` instead of a second copy of it.
 
@@ -126,7 +132,17 @@ class ObservationsDataset(AbstractDataset[Marks, "ibis.Table"]):
         self.metadata = metadata
 
     def load(self) -> "ibis.Table":
-        """The interactions with `observed` and `split`; nothing is read until something is computed from it."""
+        """The interactions with `observed` and `split`; nothing is read until something is computed from it.
+
+        Raises:
+            InputError: The marks belong to other interactions than there are now.
+        """
+        digest = (self._filepath / DIGEST).read_text(encoding="utf-8").strip()
+        if content_digest(self._interactions._filepath) != digest:
+            raise InputError(
+                f"{self._filepath} belongs to other interactions than {self._interactions._filepath} holds now; make "
+                "it again: kedro run --pipelines=sparsify, with the same --env and --params"
+            )
         connection = self._interactions.connection
         marks = Marks(
             *(read_parquet(self._filepath / name, connection) for name in ("observed.parquet", "splits.parquet"))
@@ -146,7 +162,7 @@ class ObservationsDataset(AbstractDataset[Marks, "ibis.Table"]):
             write_parquet(data.observed.order_by(Columns.EVENT_ID), partial / "observed.parquet", connection)
             write_parquet(data.splits.order_by(Columns.USER_ID), partial / "splits.parquet", connection)
             digest = content_digest(self._interactions._filepath)
-            (partial / "interactions.sha256").write_text(f"{digest}\n", encoding="utf-8")
+            (partial / DIGEST).write_text(f"{digest}\n", encoding="utf-8")
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()
@@ -238,37 +254,54 @@ class WorkFolder(AbstractDataset[NoReturn, Path]):
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
         self._marker = self._path / ".fingerprint"
-        self._clock = self._path / ".seconds"
+        self._clock = Clock(self._path)
         self._bound = False
+        self._held: IO[str] | None = None
         self.seconds = 0.0
         """What earlier attempts took; known once it is bound."""
         self.metadata = metadata
 
     def bind(self, fingerprint: str, *, wipe: bool = False) -> bool:
-        """Keep the folder for `fingerprint` alone.
+        """Keep the folder for `fingerprint` alone, and from other runs until `release`.
 
         Returns:
             Whether there is something to resume from.
+
+        Raises:
+            InputError: Another run is at work in it.
         """
+        self._lock()
         self._bound = True
         known = self._marker.read_text(encoding="utf-8") if self._marker.is_file() else None
         if known != fingerprint or wipe:
             self.clear()
             with replacing(self._marker) as file:
                 file.write(fingerprint)
-        self.seconds = self._seconds()
-        with replacing(self._clock) as file:
-            file.write(repr(self.seconds))
-        return any(path not in (self._marker, self._clock) for path in self._path.iterdir())
+        self.seconds = self._clock.start()
+        return any(path not in (self._marker, self._clock.file) for path in self._path.iterdir())
 
-    def _seconds(self) -> float:
-        """What earlier attempts took, each from when it was bound until it last wrote something."""
-        if not self._clock.is_file():
-            return 0.0
-        begun = self._clock.stat().st_mtime
-        written = [path for path in self._path.rglob("*") if path.is_file() and path != self._marker]
-        latest = max(path.stat().st_mtime for path in written)
-        return float(self._clock.read_text(encoding="utf-8")) + max(0.0, latest - begun)
+    def _lock(self) -> None:
+        if self._held is not None:
+            return
+        path = self._path.with_name(f".{self._path.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # never removed: who waits at a file that is gone would hold nothing
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise InputError(
+                f"another run is at work in {self._path}; wait for it: a training that both went on with would be "
+                "neither's"
+            ) from error
+        self._held = file
+
+    def release(self) -> None:
+        """Let other runs have the folder."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def clear(self) -> None:
         """Remove the folder."""

@@ -50,8 +50,8 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
                 return catalog[name].load()
             except DatasetError as error:
                 raise InputError(
-                    f"`{name}` cannot be loaded: {error}\nMake it first: kedro run --pipelines=warm_up, with the same "
-                    "--env and --params"
+                    f"`{name}` cannot be loaded: {error}\nMake it first: kedro run --pipelines=data,warm_up, with the "
+                    "same --env and --params"
                 ) from error
 
         return write_specification(

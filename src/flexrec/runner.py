@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any, Literal
 
 from kedro.framework.hooks.markers import hook_spec
+from kedro.framework.project import pipelines
 from kedro.io import AbstractDataset, AbstractVersionedDataset, CatalogProtocol
 from kedro.io.core import Version, VersionNotFoundError, is_parameter
 from kedro.pipeline import Pipeline
@@ -225,7 +226,7 @@ class FingerprintRunner(SequentialRunner):
         nodes = pipeline.nodes
         _check_inputs(nodes, catalog)
         _check_pins(nodes, catalog)
-        _pin_siblings(nodes, catalog)
+        _pin_siblings(_with_makers(nodes), catalog)
         # Before anything runs: what is edited during the run was not what ran.
         disk = Disk()
         code = {node.name: code_behind(node, catalog, disk) for node in nodes}
@@ -268,6 +269,21 @@ class FingerprintRunner(SequentialRunner):
 
         logger.info("%s: runs, because %s", node.name, reason, extra={"markup": False})
         folders = [dataset for name in node.inputs if is_work_folder(dataset := run.dataset(name))]
+        try:
+            return self._note(run, self._make(node, run, persisted, inputs, fingerprint, folders))
+        finally:
+            for folder in folders:
+                folder.release()  # type: ignore[attr-defined]
+
+    def _make(
+        self,
+        node: Node,
+        run: RunState,
+        persisted: list[str],
+        inputs: tuple[Stored, ...],
+        fingerprint: Fingerprint,
+        folders: list[AbstractDataset],
+    ) -> Settled:
         for folder in folders:
             if folder.bind(fingerprint.digest, wipe=run.fresh):  # type: ignore[attr-defined]
                 left = readable_path(folder.load())
@@ -285,7 +301,7 @@ class FingerprintRunner(SequentialRunner):
         outputs = tuple(run.stored(name) for name in persisted)
         before = f", {earlier:.1f} s of them before it was interrupted" if earlier else ""
         logger.info("%s: done in %.1f s%s", node.name, seconds, before)
-        return self._note(run, Settled(node.name, "made", seconds, inputs, outputs))
+        return Settled(node.name, "made", seconds, inputs, outputs)
 
     @staticmethod
     def _note(run: RunState, settled: Settled) -> None:
@@ -309,7 +325,7 @@ def _check_inputs(nodes: list[Node], catalog: CatalogProtocol) -> None:
 def _check_pins(nodes: list[Node], catalog: CatalogProtocol) -> None:
     """Refuse, before anything runs, a version that is to be loaded and is not there."""
     for node in nodes:
-        for name in node.outputs:
+        for name in (*node.inputs, *node.outputs):
             dataset = unwrapped(catalog[name])
             pin = None if is_parameter(name) else pin_of(dataset)
             if pin is None or path_of(dataset) is not None:
@@ -319,13 +335,23 @@ def _check_pins(nodes: list[Node], catalog: CatalogProtocol) -> None:
             raise InputError(f"`{name}` has no version {pin}; there are: {', '.join(there[-8:]) or 'none'}")
 
 
+def _with_makers(nodes: list[Node]) -> list[Node]:
+    """The nodes that run, and of the project's others those that make what they read."""
+    read = {name for node in nodes for name in node.inputs}
+    others = {node.name: node for pipeline in pipelines.values() for node in pipeline.nodes}
+    running = {node.name for node in nodes}
+    return nodes + [node for name, node in others.items() if name not in running and read & set(node.outputs)]
+
+
 def _pin_siblings(nodes: list[Node], catalog: CatalogProtocol) -> None:
     """Load what was made together with a pinned version in the same version: a policy with its own curves."""
     for node in nodes:
         versioned = {
             name: dataset
             for name in node.outputs
-            if not is_parameter(name) and isinstance(dataset := unwrapped(catalog[name]), AbstractVersionedDataset)
+            if not is_parameter(name)
+            and name in catalog
+            and isinstance(dataset := unwrapped(catalog[name]), AbstractVersionedDataset)
         }
         pins = {pin for dataset in versioned.values() if (pin := pin_of(dataset))}
         if len(pins) != 1:

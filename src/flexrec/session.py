@@ -1,5 +1,6 @@
 """The session behind `kedro run`: checks what was asked for before anything runs, and speaks plainly when it fails."""
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -12,11 +13,13 @@ import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.project import settings
 from kedro.framework.session import KedroSession
+from kedro.io import DatasetNotFoundError
 from kedro.runner import AbstractRunner, SequentialRunner
 from kedro.validation.exceptions import ParameterValidationError
 
 from flexrec.config_loader import FlexrecConfigLoader, Read
 from flexrec.errors import InputError
+from flexrec.politeness import ended_politely
 from flexrec.runner import FingerprintRunner, RunSpecs, user_error
 
 logger = logging.getLogger(__name__)
@@ -51,8 +54,10 @@ class FlexrecSession(KedroSession):
         if runner is None or type(runner) is SequentialRunner:
             runner = FingerprintRunner(is_async=getattr(runner, "_is_async", False))
         try:
-            self.check_parameters()
-            return super().run(pipeline_name, pipeline_names, tags, runner, **selection)
+            # paths among the parameters are the project's, as those of the catalog, wherever the command was given
+            with contextlib.chdir(self._project_path), ended_politely():
+                self.check_parameters()
+                return super().run(pipeline_name, pipeline_names, tags, runner, **selection)
         except Exception as error:
             if (message := told(error)) is None:
                 raise
@@ -87,6 +92,7 @@ class FlexrecSession(KedroSession):
             parameters = checked["parameters"]
         except MissingConfigException:
             return
+        _refuse_elsewhere(parameters, checked["globals"], self.store.get("runtime_params") or {})
         # the context shall not read the files again
         checked["parameters"] = parameters
         self._checked = checked
@@ -104,6 +110,17 @@ class FlexrecSession(KedroSession):
     def _get_config_loader(self) -> AbstractConfigLoader:
         """The loader whose parameters were checked, if any were."""
         return super()._get_config_loader() if self._checked is None else self._checked
+
+
+def _refuse_elsewhere(parameters: Mapping[str, Any], defaults: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse what names a run in a file of parameters: paths are made of the globals, and would be another run's."""
+    for name in sorted(parameters.keys() & defaults.keys() - given.keys()):
+        simple = isinstance(parameters[name], str | int | float)
+        if simple and parameters[name] != defaults[name]:
+            raise InputError(
+                f"parameter `{name}` is {parameters[name]!r} in a parameters file, and {defaults[name]!r} in "
+                "globals.yml, of which paths are made: set it there, in conf/local/globals.yml for instance"
+            )
 
 
 class _UnknownKeyError(InputError):
@@ -141,6 +158,9 @@ def told(error: Exception) -> str | None:
     raised_in = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     if isinstance(error, ValueError) and raised_in in ("kedro.framework.session.session", "kedro.pipeline.pipeline"):
         # an unknown pipeline, node, tag or dataset on the command line, told in one line
+        return " ".join(str(error).split())
+    if isinstance(error, DatasetNotFoundError):
+        # a misspelt name in `--load-versions`
         return " ".join(str(error).split())
     if isinstance(error, MissingConfigException):
         return f"{' '.join(str(error).split())}; check `--env`"

@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -116,6 +117,15 @@ class Tracker:
                 if experiment is not None
                 else client.create_experiment(self.settings.experiment, self.settings.artifact_location)
             )
+            there = experiment.artifact_location if experiment is not None else self.settings.artifact_location
+            if self.settings.artifact_location not in (None, there):
+                logger.warning(
+                    "MLflow keeps the artifacts of experiment %s in %s, where it was made; for %s name another "
+                    "`experiment` in mlflow.yml",
+                    self.settings.experiment,
+                    there,
+                    self.settings.artifact_location,
+                )
             texts = {key: value[: LIMITS["tag"]] for key, value in tags.items()}
             run_id = client.create_run(experiment_id, tags=texts, run_name=name).info.run_id
             self._open = client, run_id
@@ -171,7 +181,6 @@ class Tracker:
         def send() -> None:
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            client.log_text(run_id, json.dumps(lineage, indent=2) + "\n", "lineage.json")
             inputs = [
                 DatasetInput(
                     Dataset(
@@ -190,7 +199,14 @@ class Tracker:
             for key, value in tags.items():
                 client.set_tag(run_id, key, value[: LIMITS["tag"]])
 
-        last = (lambda: self._attempt(send), lambda: self._attempt(lambda: client.set_terminated(run_id, status)))
+        # last: where artifacts go may be away while the server is there
+        text = json.dumps(lineage, indent=2) + "\n"
+        keep = partial(client.log_text, run_id, text, "lineage.json")
+        last = (
+            lambda: self._attempt(send),
+            lambda: self._attempt(keep),
+            lambda: self._attempt(lambda: client.set_terminated(run_id, status)),
+        )
         for step in (self.flush, *last):
             # whatever became of the one before
             self._retry_at = 0.0

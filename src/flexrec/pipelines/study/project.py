@@ -37,6 +37,8 @@ class Project:
         if hooks is None or context is None:
             raise InputError("a study is run by `kedro run --pipelines=study`")
         given = getattr(context, "_runtime_params", None) or {}
+        if given.get("fresh"):
+            raise InputError("a study makes what is missing, whatever `fresh` says: it belongs to runs by themselves")
         own = {name: value for name, value in given.items() if not name.startswith("study") and name != "fresh"}
         return cls(
             folder=Path(context.project_path),

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from flexrec.errors import InputError
 from flexrec.pipelines.study.look import Look
 from flexrec.pipelines.study.project import Project
 from flexrec.pipelines.study.times import Times
+from flexrec.politeness import ended_politely
 from flexrec.progress import PAUSE_SECONDS, readable_time
 from flexrec.runner import readable_path
 from flexrec.study.plan import Cell
@@ -107,7 +107,7 @@ def launch(
         Its exit status; minus the signal where it was ended by one.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file, _ended_politely():
+    with log.open("w", encoding="utf-8") as file, ended_politely():
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=folder,
@@ -164,26 +164,6 @@ def _alone(folder: Path) -> Iterator[int]:
                 "another study, or a run that it left behind, is at work in this project; wait for its end"
             ) from error
         yield file.fileno()
-
-
-@contextmanager
-def _ended_politely() -> Iterator[None]:
-    """Let a request to terminate, or the end of the terminal, end the run that is going on, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    # what is ignored, as by nohup, stays so
-    asked = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, leave) for number in asked}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def failure(log: Path, status: int, folder: Path) -> str:
