@@ -48,12 +48,22 @@ LONGEST = (
     "pipelines/test_reasoning.py",
     "pipelines/test_leaks.py",
     "pipelines/test_reproducible.py",
+    "pipelines/test_predictions.py",
+    "pipelines/test_chat_and_forgetting.py",
+    "pipelines/test_probe.py",
+    "pipelines/test_few_judged.py",
     "rewriting/test_pipeline.py",
     # the rest
     "policy/test_engine_in_bfloat16.py",
     "policy/test_engine.py",
     "test_tabular.py",
     "benchmarks/test_programs.py",
+    "rl/test_methods_behaviour.py",
+    "rl/test_trainer.py",
+    "rl/test_fine_tuning.py",
+    "planted/test_learning.py",
+    "sources/test_mutations.py",
+    "test_conf.py",
     "policy/test_models.py",
     "policy/test_vllm_agrees.py",
     "policy/test_vllm_sampler.py",
@@ -61,6 +71,28 @@ LONGEST = (
     "sources/test_esci.py",
 )
 """Files that take long, which start first: one that starts last leaves the other workers with nothing to do."""
+
+
+UNTRACED = (
+    "planted/test_learning.py",
+    "policy/test_engine_in_bfloat16.py",
+    "policy/test_engine_variants.py",
+    "rl/test_methods_behaviour.py",
+    "sources/test_mutations.py",
+    "sources/test_mutations_of_parquet.py",
+)
+"""Files that go through the same lines many thousands of times, which others do, too: to trace them costs minutes."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    tracing = getattr(item.config.pluginmanager.get_plugin("_cov"), "cov_controller", None)
+    if tracing is not None:
+        wanted = item.path not in {ROOT / "tests" / name for name in UNTRACED}
+        if wanted != tracing.started:
+            # once for a file: a worker does one after the other
+            (tracing.resume if wanted else tracing.pause)()
+    return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

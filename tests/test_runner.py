@@ -165,7 +165,8 @@ def test_the_record_says_what_made_an_output(tiny: TinyProject) -> None:
     assert "kedro-datasets" in record["parts"]["library"]
     assert record["session"]
     assert record["mlflow_run"] is None
-    assert record["seconds"] >= 0
+    # a node that computes nothing, and a process that has been started for it
+    assert 0 < record["seconds"] < 60
 
 
 def test_fresh_runs_everything(tiny: TinyProject) -> None:
@@ -278,7 +279,10 @@ def test_a_pin_counts_where_its_maker_is_not_in_the_run(tiny: TinyProject) -> No
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("scaled", "^`scaled` is kept once only: there is no version 2020 of it to load$"), ("modle", "modle")],
+    [
+        ("scaled", "^`scaled` is kept once only: there is no version 2020 of it to load$"),
+        ("modle", r"keys \[modle\] are not found in the catalog"),
+    ],
 )
 def test_a_pin_of_what_has_no_versions_is_refused(tiny: TinyProject, name: str, message: str) -> None:
     with pytest.raises(click.ClickException, match=message):
@@ -289,7 +293,7 @@ def test_a_pin_of_what_has_no_versions_is_refused(tiny: TinyProject, name: str, 
 def test_a_run_that_made_nothing_has_nothing_to_go_on_from(tiny: TinyProject) -> None:
     tiny.replace(NODES, "def scale(", "def scale(*_):\n    raise InputError('no')\n\n\ndef unscaled(")
     tiny.replace(NODES, "from tiny import words", "from flexrec.errors import InputError\nfrom tiny import words")
-    with pytest.raises(click.ClickException, match="no"):
+    with pytest.raises(click.ClickException, match=r"^Node 'scale': no$"):
         tiny.run()
     assert any("0 of 4 nodes ran" in line for line in tiny.log)
     assert not any("goes on from here" in line for line in tiny.log)

@@ -47,6 +47,10 @@ SPARK = {
         "spark.sql.shuffle.partitions": 2,
         "spark.driver.memory": "1g",
         "spark.log.level": "ERROR",
+        # tables of some rows are read faster than code for them is compiled
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
     },
 }
 

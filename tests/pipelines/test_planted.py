@@ -27,7 +27,7 @@ def project(tmp_path_factory, fork_server) -> WholeProject:
 def test_the_study(project, capsys) -> None:
     run = project.run(pipeline_names=["planted"])
     assert run.ran == LONG | AFTER
-    folder = project.path / "data" / "08_reporting" / "planted"
+    folder = project.path / "data" / "08_reporting" / "planted-test"
     page = (folder / "planted.md").read_text(encoding="utf-8")
     assert page.startswith("# The planted-truth study\n")
     assert page.count("\n## ") == 6
@@ -40,7 +40,8 @@ def test_the_study(project, capsys) -> None:
     for name in ("rewards", "tail", "reasoning", "weights", "transfer", "spread"):
         assert json.loads((folder / f"{name}_figure.json").read_text(encoding="utf-8"))["data"], name
     # nothing is left of the work
-    work = project.path / "data" / "06_models" / "planted"
+    work = project.path / "data" / "06_models" / "planted-test"
+    assert work.is_dir()
     assert not any(work.rglob("*.parquet"))
 
 

@@ -42,7 +42,15 @@ def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, f
         (50, 16, letters, False),
     ],
 )
-def test_any_number_of_candidates_and_rollouts(tiny_model, count, rollouts, form, checkpointing, adapter):
+def test_any_number_of_candidates_and_rollouts(llama, count, rollouts, form, checkpointing, adapter):
+    check_both_engines(llama, count, rollouts, form, checkpointing, adapter)
+
+
+def test_a_few_candidates_with_checkpoints_in_every_architecture(tiny_model):
+    check_both_engines(tiny_model, 9, 3, letters, checkpointing=True, adapter=True)
+
+
+def check_both_engines(tiny_model, count, rollouts, form, checkpointing, adapter):
     model, grammar = with_adapter(tiny_model) if adapter else tiny_model, form(count)
     rows, completions, constraints, _, _ = batch(grammar, prompts=2, rollouts=rollouts, model=model)
     engine = SharedPromptEngine(model, PAD, checkpointing=checkpointing)

@@ -157,13 +157,26 @@ def reader(once, tiny_folder) -> Path:
     return once("reader", make)
 
 
+@pytest.fixture(scope="module")
+def made() -> dict[str, SimpleNamespace]:
+    """Trainings by what they depend on."""
+    return {}
+
+
 @pytest.fixture(scope="module", params=list(METHODS))
-def trained(request, reader, tmp_path_factory, quick) -> SimpleNamespace:
-    """The policy of a method, its curves and checkpoints, and what half as many steps make."""
+def trained(request, reader, tmp_path_factory, quick, made) -> SimpleNamespace:
+    """The policy of a method, its curves and checkpoints, and what half as many steps make.
+
+    What stands for unobserved labels is in the tables of a training, which are the same here: methods that differ by it
+    alone are one.
+    """
     method = MethodEntry.model_validate(METHODS[request.param]).root
     if not isinstance(method, MethodSettings) and method.adapter is not None:
         # queries and values alone, with dropout, learn more slowly
         method = method.model_copy(update={"learning_rate": 3 * RL.learning_rate})
+    key = method.model_dump_json(exclude={"gains"})
+    if key in made:
+        return made[key]
     work = tmp_path_factory.mktemp(request.param)
 
     def train(settings, folder):
@@ -184,7 +197,8 @@ def trained(request, reader, tmp_path_factory, quick) -> SimpleNamespace:
 
     ranker, curves = train(RL, "whole")
     _, half = train(HALF, "half")
-    return SimpleNamespace(method=method, ranker=ranker, curves=curves, half=half, work=work)
+    made[key] = SimpleNamespace(method=method, ranker=ranker, curves=curves, half=half, work=work)
+    return made[key]
 
 
 def curve(trained, name) -> list[float]:

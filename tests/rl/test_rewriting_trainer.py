@@ -146,7 +146,9 @@ def test_a_killed_training_ends_with_the_same_weights_and_curves(tiny_folder, tm
 def test_curves_hold_what_one_wants_to_watch(tiny_folder, tmp_path):
     _, curves = train(tiny_folder, tmp_path)
     assert {"reward", "kl", "entropy", "loss", "answer/invalid_rate", "answer/retrieval"} <= set(curves["metric"])
-    assert curves[curves["metric"] == "validation/ndcg_at_10"]["step"].tolist() == [0, 2, 3]
+    validated = curves[curves["metric"] == "validation/ndcg_at_10"]
+    assert validated["step"].tolist() == [0, 2, 3]
+    assert validated["value"].tolist() == [2.0] * 3
     assert curves["value"].map(np.isfinite).all()
     last = curves[curves["step"] == 3].set_index("metric")["value"]
     # 3 steps of 2 queries with 3 answers each, of up to 5 tokens

@@ -261,15 +261,37 @@ def test_free_answers_with_reasoning_train_too(tiny_folder, tmp_path):
         assert batch["advantages"].shape == batch["completion_ids"].shape
         loss = trainer._compute_loss(trainer.model, batch | {"num_items_in_batch": batch["completion_mask"].sum()})
         assert torch.isfinite(loss)
-        if decoding.constrained and method is DEFAULT:
-            # reasoning tokens of one rollout share the advantage of its list; item tokens have their own
-            assert len(set(batch["advantages"][0, :4].tolist())) == 1
         if method is formed:
             # tags are no decisions, reasoning is; a list of a random model has the wrong form where nothing keeps it
             assert batch["decisions"][0, :4].all()
             assert not (batch["decisions"] & (batch["completion_mask"] == 0)).any()
             rewarded = trainer._metrics["train"]["reward"][-1]
             assert rewarded > 0 if decoding.constrained else rewarded < -1
+
+
+@pytest.mark.parametrize("method", [DEFAULT, PPO])
+def test_tokens_of_the_reasoning_have_the_advantage_of_the_list_or_none(tiny_folder, tmp_path, method):
+    """The first four tokens are reasoning, whatever they say: the grammar closes it after them."""
+    prompt = PROMPT.model_copy(update={"reasoning": True})
+    decoding = DecodingSettings(constrained=True, max_reasoning_tokens=4, max_answer_tokens=40)
+    found = {}
+    for counted in (True, False):
+        ranker = Ranker(new_ranker(tiny_folder).model, load_tokenizer(tiny_folder), prompt, decoding)
+        own = method.model_copy(update={"sequence_advantage": counted})
+        trainer = RankingTrainer(ranker, [example(0), example(1)], [], own, SETTINGS, tmp_path, seed=0)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.model.train()
+        batch = trainer._generate_and_score_completions([{"prompt": str(row)} for row in (0, 0, 0, 1, 1, 1)])
+        found[counted] = batch["advantages"][:, :4], batch["advantages"][:, 4:]
+    (reasoning, _), (idle, items) = found[True], found[False]
+    assert (idle == 0).all()
+    # what names an item is learned from either way
+    assert (items != 0).any()
+    assert (reasoning != 0).any(1).sum() >= 4
+    if method is DEFAULT:
+        # all tokens of a rollout share the advantage of its list, which is 0 in the mean of a group
+        assert (reasoning == reasoning[:, :1]).all()
+        torch.testing.assert_close(reasoning[:, 0].reshape(2, 3).sum(1), torch.zeros(2), atol=1e-5, rtol=0)
 
 
 def test_saved_policies_rank_as_before_and_name_no_path(ranker, tiny_folder, tmp_path):

@@ -111,7 +111,7 @@ def test_ratings_of_one_second_keep_the_order_of_the_file(tmp_path):
         ("1::9::5::978300760::1\n", "row 1: 5 fields, expected 4"),
         ("1::9::5::978300760\n\n1::1::5::978300760\n", "row 2: 1 fields, expected 4"),
         # one field too many and one too few: the counts cancel out
-        ("1::9::5::978300760::1\n1::1::5\n", "row"),
+        ("1::9::5::978300760::1\n1::1::5\n", "row 1: 5 fields, expected 4"),
         ("", "there are no rows"),
     ],
 )

@@ -184,8 +184,8 @@ HEADER = "user_id,item_id,engagement,timestamp\n"
         (PLAYS + "ana,zz,1,1700000000\n", r"row 5 \(user 'ana', item 'zz'\): the item is not in items\.csv; add it"),
         (REPEATED, r"row 5 \(user 'ana', item 'a'\): the pair occurs before; .*repeats: first, last or sum \(2 rows"),
         (PLAYS.encode().replace(b"ben", b"j\xfcrgen"), r"interactions\.csv: cannot be read \(.*UTF8.*encoding"),
-        (PLAYS.encode("utf-16"), r"interactions\.csv: c"),
-        (b"\x00" * 100, r"interactions\.csv: c"),
+        (PLAYS.encode("utf-16"), r"interactions\.csv: cannot be read"),
+        (b"\x00" * 100, r"interactions\.csv: c(annot be read|olumn )"),
     ],
 )  # fmt: skip
 def test_bad_interactions(tmp_path, plays, message) -> None:
@@ -335,7 +335,7 @@ def test_the_documented_files_through_the_graph(page, fork_server, tmp_path) -> 
     labelled = project.load("labelled_instances", asked)
     assert len(labelled) >= 6
     assert {len(row) for row in labelled[Columns.CANDIDATES]} == {3}
-    assert "ingest" not in project.run(asked, pipeline_names=["data"]).ran
+    assert project.run(asked, pipeline_names=["data"]).ran <= {"print_task"}
     # other content is read again
     plays = project.path / "data" / "01_raw" / "own" / "plays.csv"
     plays.write_text(plays.read_text().replace("ana,s04,1,", "ana,s04,2,"), encoding="utf-8")
