@@ -3,7 +3,7 @@
 from typing import Any
 
 from kedro.framework.context import KedroContext
-from kedro.io import AbstractVersionedDataset, CatalogProtocol
+from kedro.io import AbstractVersionedDataset, CatalogProtocol, DataCatalog
 
 from flexrec.errors import InputError
 from flexrec.runner import unwrapped
@@ -20,8 +20,13 @@ class FlexrecContext(KedroContext):
         self._pipelines_to_validate = None
         return super()._get_validated_params()
 
-    def _get_catalog(self, *args: Any, load_versions: dict[str, str] | None = None, **kwargs: Any) -> CatalogProtocol:
-        catalog = super()._get_catalog(*args, load_versions=load_versions, **kwargs)
+    def _get_catalog(
+        self,
+        catalog_class: type = DataCatalog,
+        save_version: str | None = None,
+        load_versions: dict[str, str] | None = None,
+    ) -> CatalogProtocol:
+        catalog: CatalogProtocol = super()._get_catalog(catalog_class, save_version, load_versions)
         for name, version in (load_versions or {}).items():
             dataset = unwrapped(catalog[name])
             if not isinstance(dataset, AbstractVersionedDataset) or dataset._version is None:

@@ -19,6 +19,7 @@ from kedro_datasets.text import TextDataset as KedroTextDataset
 from plotly import graph_objects as go
 
 from flexrec.attempts import Clock
+from flexrec.errors import InputError
 from flexrec.files import building, replacing
 from flexrec.fingerprint import content_digest
 from flexrec.ranking.columns import Columns

@@ -273,7 +273,7 @@ class FingerprintRunner(SequentialRunner):
             return self._note(run, self._make(node, run, persisted, inputs, fingerprint, folders))
         finally:
             for folder in folders:
-                folder.release()  # type: ignore[attr-defined]
+                folder.release()
 
     def _make(
         self,
