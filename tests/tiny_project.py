@@ -25,7 +25,7 @@ FILES = {
     """,
     "src/tiny/__init__.py": "",
     "src/tiny/settings.py": """
-        from flexrec.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS, HOOKS, SESSION_CLASS
+        from flexrec.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS, CONTEXT_CLASS, HOOKS, SESSION_CLASS
     """,
     "src/tiny/cli.py": """
         from flexrec.cli import cli, run

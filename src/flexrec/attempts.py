@@ -30,5 +30,7 @@ class Clock:
         if not self.file.is_file():
             return 0.0
         begun = self.file.stat().st_mtime
-        latest = max(path.stat().st_mtime for path in self._folder.rglob("*") if path.is_file())
+        # what is hidden is about the folder, as this file is, and no work
+        written = [path for path in self._folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        latest = max((path.stat().st_mtime for path in written), default=begun)
         return float(self.file.read_text(encoding="utf-8")) + max(0.0, latest - begun)

@@ -374,7 +374,7 @@ def test_somebody_elses_folder_is_left_alone(folder, whole):
 
 def test_exporting_what_has_not_been_made(fresh, tmp_path):
     with fresh.entered():
-        with pytest.raises(InputError, match="kedro run --pipelines=warm_up"):
+        with pytest.raises(InputError, match="kedro run --pipelines=data,warm_up"):
             export(fresh.path, tmp_path / "out", env="test", parameters={})
         with pytest.raises(InputError, match="unknown parameter `sede`"):
             export(fresh.path, tmp_path / "out", env="test", parameters={"sede": 1})

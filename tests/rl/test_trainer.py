@@ -330,9 +330,8 @@ def test_a_training_killed_after_its_last_step_makes_no_other(tiny_folder, tmp_p
     pd.testing.assert_frame_equal(curves, curves_again)
 
 
-@pytest.mark.parametrize("rate", [1e8, 1e38])
-def test_a_training_that_diverges_says_so(tiny_folder, tmp_path, rate):
-    settings = SETTINGS.model_copy(update={"learning_rate": rate, "max_gradient_norm": 1e9})
+def test_a_training_that_diverges_says_so(tiny_folder, tmp_path):
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e38})
     with pytest.raises(InputError, match=r"(the training diverges: .* lower|at too high a) .*learning.rate"):
         trained(tiny_folder, tmp_path, settings)
 

@@ -129,11 +129,11 @@ def test_a_broken_part_is_refused(places, break_it, message):
 
 def test_every_dataset_has_its_critic_whatever_place_it_comes_from():
     """The first seed of one was made elsewhere, and the only one of the other here."""
-    elsewhere, here = made("flexrec", 0), [made("flexrec", 1), made("flexrec", 1, dataset="ml-1m")]
+    elsewhere, here = made("flexrec", 0), [made("flexrec", 1), made("flexrec", 1, dataset="ml-100k")]
     part = Part(Path("parts/seed-0"), "seed-0", collect([elsewhere]))
     found = joined(collect(here), [part])
     whole = collect([elsewhere, *here])
-    shown = ["ml-100k, density 0.1, seed 0", "ml-1m, density 0.1, seed 1"]
+    shown = ["ml-1m, density 0.1, seed 0", "ml-100k, density 0.1, seed 1"]
     for name in ("critic_predictions", "critic_reliability"):
         assert list(getattr(whole, name)["variant"].unique()) == shown
         pd.testing.assert_frame_equal(getattr(found, name), getattr(whole, name))
