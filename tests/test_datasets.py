@@ -252,6 +252,10 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
     second.release()
     killed_while(lambda: kill_me(first.bind("2")))
     assert not second.bind("2")
+    # nothing is left of it
+    second.clear()
+    second.release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_work_folder_without_its_marker_is_emptied(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Everything is local: the runner reads the bytes of every dataset to know what a 
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -257,6 +258,7 @@ class WorkFolder(AbstractDataset[NoReturn, Path]):
         self._marker = self._path / ".fingerprint"
         self._clock = Clock(self._path)
         self._bound = False
+        self._lock_file = self._path.with_name(f".{self._path.name}.lock")
         self._held: IO[str] | None = None
         self.seconds = 0.0
         """What earlier attempts took; known once it is bound."""
@@ -282,25 +284,27 @@ class WorkFolder(AbstractDataset[NoReturn, Path]):
         return any(path not in (self._marker, self._clock.file) for path in self._path.iterdir())
 
     def _lock(self) -> None:
-        if self._held is not None:
-            return
-        path = self._path.with_name(f".{self._path.name}.lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # never removed: who waits at a file that is gone would hold nothing
-        file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise InputError(
-                f"another run is at work in {self._path}; wait for it: a training that both went on with would be "
-                "neither's"
-            ) from error
-        self._held = file
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        while self._held is None:
+            file = self._lock_file.open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.close()
+                raise InputError(
+                    f"another run is at work in {self._path}; wait for it: a training that both went on with would be "
+                    "neither's"
+                ) from error
+            # who had it may have removed it after it was opened here: then it would keep nobody out
+            if self._lock_file.exists() and os.path.samestat(os.fstat(file.fileno()), self._lock_file.stat()):
+                self._held = file
+            else:
+                file.close()
 
     def release(self) -> None:
         """Let other runs have the folder."""
         if self._held is not None:
+            self._lock_file.unlink(missing_ok=True)
             self._held.close()
             self._held = None
 
