@@ -36,8 +36,9 @@ def test_what_a_long_run_says_is_told_once(tmp_path, monkeypatch, caplog):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_ends_the_run_that_is_going_on(tmp_path, number):
     """The run interrupts whoever started it, and writes down how it was ended itself."""
-    # a test suite in the background of a shell has interruptions ignored, and hands that down
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # a test suite in the background of a shell, or behind nohup, has signals ignored, and hands that down
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {one: signal.signal(one, handler) for one, handler in usual.items()}
     script = (
         f"import os, signal, time\n"
         f"signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -47,10 +48,11 @@ def test_an_interruption_ends_the_run_that_is_going_on(tmp_path, number):
     try:
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             launch(["-c", script], folder=tmp_path, log=tmp_path / "log", variables={})
+        assert {one: signal.getsignal(one) for one in usual} == usual
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert (tmp_path / "ended").read_text() == "politely"
-    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
 def test_a_run_is_not_in_the_group_that_a_terminal_interrupts(tmp_path):
