@@ -15,6 +15,7 @@ from flexrec.ranking.schemas import Queries
 from flexrec.sources import esci, source_of
 from flexrec.sources.fabricator.esci import EXAMPLES_FILE, PRODUCTS_FILE
 from flexrec.sources.fetch import sha256_of
+from flexrec.sources.tables import Tables
 from raw_readings import Row, Thing, Things, check, check_items, clear, interactions_of, line, number, own_items
 from raw_worlds import COUNTS, PAIRS, TIMES, fresh
 
@@ -152,6 +153,21 @@ def connection():
     return ibis.duckdb.connect()
 
 
+def read_or_refused(source, tables, folder, connection, outcomes) -> Tables | None:
+    """What a source makes of tables; None where it refuses them, in clear words."""
+    for name, table in tables.items():
+        pq.write_table(table, folder / name)
+    try:
+        read = source.read(folder, connection)
+        interactions_of(read)
+    except InputError as error:
+        clear(error)
+        outcomes["refused"] += 1
+        return None
+    outcomes["read"] += 1
+    return read
+
+
 def test_mutations_of_esci(tmp_path, connection) -> None:
     rng = np.random.default_rng([4, 100])
     source = source_of("esci", {})
@@ -160,17 +176,8 @@ def test_mutations_of_esci(tmp_path, connection) -> None:
     for turn in range(COUNTS["esci"]):
         victim = EXAMPLES_FILE if turn % 2 else PRODUCTS_FILE
         tables = {**original, victim: mutate_table(original[victim], rng)}
-        folder = fresh(tmp_path)
-        for name, table in tables.items():
-            pq.write_table(table, folder / name)
-        try:
-            read = source.read(folder, connection)
-            interactions_of(read)
-        except InputError as error:
-            clear(error)
-            outcomes["refused"] += 1
+        if (read := read_or_refused(source, tables, fresh(tmp_path), connection, outcomes)) is None:
             continue
-        outcomes["read"] += 1
         assert read.queries is not None
         Queries.validate(read.queries)
         check(read, esci_naive(tables), ("judgments",))
@@ -217,17 +224,8 @@ def test_mutations_of_own_parquet_files(tmp_path, connection) -> None:
         tables = {"interactions.parquet": plays, "items.parquet": songs}
         victim = "items.parquet" if turn % 3 == 0 else "interactions.parquet"
         tables[victim] = mutate_table(tables[victim], rng)
-        folder = fresh(tmp_path)
-        for name, table in tables.items():
-            pq.write_table(table, folder / name)
-        try:
-            read = source.read(folder, connection)
-            interactions_of(read)
-        except InputError as error:
-            clear(error)
-            outcomes["refused"] += 1
+        if (read := read_or_refused(source, tables, fresh(tmp_path), connection, outcomes)) is None:
             continue
-        outcomes["read"] += 1
         users = sorted(map(str, set(tables["interactions.parquet"]["user_id"].to_pylist())))
         items = sorted(map(str, tables["items.parquet"]["item_id"].to_pylist()))
         rows = [
