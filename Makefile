@@ -39,7 +39,8 @@ viz: $(VENV)/.run
 mlflow: $(VENV)/.run
 	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 
-# The newest results of the default dataset's runs into README.md and docs/results; another place by RESULTS=...
+# The newest results of the default dataset's runs into docs/results and, in place of its tables, README.md. RESULTS=...
+# takes those of another place instead; `python -m flexrec.reporting.publish PLACE --readme COPY` leaves README.md alone.
 RESULTS ?= data/08_reporting/ml-100k
 
 publish: $(VENV)/.run

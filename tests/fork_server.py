@@ -131,7 +131,7 @@ def _serve() -> None:
 def _read_ours() -> None:
     """Import our package, and analyse its source as every run does."""
     import flexrec
-    from flexrec.source_code import read_source
+    from flexrec.module_source import read_source
 
     for module in pkgutil.walk_packages(flexrec.__path__, "flexrec."):
         # the first runs something, the second is vLLM's
