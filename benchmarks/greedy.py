@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace, layout: str) -> Row:
         {"flexrec": batched, "one at a time": single},
         repetitions=options.repetitions,
         device=options.device,
-        warm_ups=0,
+        warm_ups=options.warm_ups,
     )
     lengths = [len(ranker.prompt(query)) for query in queries]
     return Row(

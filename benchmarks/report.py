@@ -70,7 +70,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         rows = [row for row in result["rows"] if (*of, row["work"], row["against"]) not in known]
         steps = {count: parts for count, parts in result.get("steps", {}).items() if (*of, count) not in known}
         known |= {(*of, row["work"], row["against"]) for row in rows} | {(*of, count) for count in steps}
-        result |= {"rows": rows} | ({"steps": steps} if "steps" in result else {})
+        gone = {row["work"] for row in result["rows"]} - {row["work"] for row in rows}
+        profiles = {
+            name: one for name, one in result.get("profiles", {}).items() if f"one RL step, {one['what']}" not in gone
+        }
+        result |= {"rows": rows}
+        result |= {name: left for name, left in (("steps", steps), ("profiles", profiles)) if name in result}
     left = [result for result in ours if result["rows"]]
     return sorted(left, key=lambda result: (result["device"] != "cpu", ORDER.index(result["program"]), result["made"]))
 
@@ -94,7 +99,7 @@ def page(results: Sequence[Mapping[str, Any]], notes: str) -> str:
         group = [result for result in results if result["device"] == device]
         parts.append(f"## {'CPU' if device == 'cpu' else 'GPU'}\n")
         parts.append(_summary(group))
-    parts += [_profiles(result) for result in results if "profiles" in result]
+    parts += [_profiles(result) for result in results if result.get("profiles")]
     parts.append("## Details\n")
     parts += [_details(result) for result in results]
     if notes.strip():

@@ -12,6 +12,7 @@ The CSV is made up, in the official layout, once per number of rows, and kept in
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -245,7 +246,7 @@ def main() -> None:
             raise SystemExit(f"the sides do not make the same tables: {made}")
         seconds = {side: [result["seconds"]["all"] for result in found] for side, found in runs.items()}
         peaks = {side: max(result["peak_mib"] for result in found) for side, found in runs.items()}
-        middle_of = {side: sorted(values)[len(values) // 2] for side, values in seconds.items()}
+        middle_of = {side: statistics.median(values) for side, values in seconds.items()}
         ours, theirs = middle_of["flexrec"], middle_of["plain"]
         settings = {"rows": count, "engine": options.engine, "threads": options.threads, "memory_gb": options.memory_gb}
         work = f"ingest, sparsify, split of {count:,} rows"

@@ -70,7 +70,8 @@ class ChatEndpoint(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.write, self.key = write, key
         self.troubles: list[Any] = []
-        """What happens to the next requests instead of an answer: a status, `cut`, `html`, `no json`; None: nothing."""
+        """What happens to the next requests instead of an answer: a status, `cut`, `html`, `no json`,
+        `filter`; None: nothing."""
         self.trouble_headers = {"Retry-After-Ms": "1"}
         self.change = lambda answer: answer
         self.requests: list[dict[str, Any]] = []
@@ -133,6 +134,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
             elif trouble == "html":
                 self.answer(200, "<html>hello</html>", "text/html")
+            elif trouble == "filter":
+                self.answer(400, {"error": {"message": "filtered", "code": "content_filter"}})
             elif trouble == "no json":
                 self.answer(200, "{hello")
             elif trouble is not None:

@@ -12,11 +12,12 @@ from flexrec.policy.lora import in_model_type
 from made_grammars import PAD
 
 
-def batch(grammar, *, prompts, rollouts, seed=0, model):
+def batch(grammar, *, prompts, rollouts, seed=0, model, temperature=1.0):
     """Ragged prompts, one per row, and sampled answers, padded as the trainer pads them."""
     rng = np.random.default_rng(seed)
     texts = [rng.integers(1, 9, size=rng.integers(3, 12)).tolist() for _ in range(prompts)]
-    sampled = SharedPromptEngine(model, PAD).sample(texts, grammar, rollouts=rollouts, temperature=1.0, seed=seed)
+    engine = SharedPromptEngine(model, PAD)
+    sampled = engine.sample(texts, grammar, rollouts=rollouts, temperature=temperature, seed=seed)
     rows = [text for text in texts for _ in range(rollouts)]
     length = max(len(answer) for answer in sampled.completions)
     completions = torch.tensor([answer + [PAD] * (length - len(answer)) for answer in sampled.completions])

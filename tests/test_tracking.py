@@ -211,7 +211,7 @@ def test_a_lost_server_costs_one_warning(
     tiny: TinyProject, server: TrackingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # port 9 (discard) is closed: nothing answers
-    configure(tiny, server, tracking_uri="http://127.0.0.1:9", artifact_location=None)
+    configure(tiny, server, tracking_uri="http://me:secret@127.0.0.1:9", artifact_location=None)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     start = time.monotonic()
     assert len(tiny.run()) == 4
@@ -220,6 +220,7 @@ def test_a_lost_server_costs_one_warning(
     assert len(warnings) == 1
     assert "http://127.0.0.1:9" in warnings[0]
     assert "The run goes on" in warnings[0]
+    assert "secret" not in "\n".join(tiny.log)
 
 
 # --- The tracker by itself ---
@@ -280,6 +281,39 @@ def test_the_lineage_is_tried_even_where_the_last_points_are_lost(
     tracker.finish("FINISHED", [], {"reason": "none"})
     assert client.get_run(run_id).data.tags["reason"] == "none"
     assert [artifact.path for artifact in client.list_artifacts(run_id)] == ["lineage.json"]
+
+
+def test_parameters_and_copies_survive_a_pause_of_the_server(
+    server: TrackingSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Stumbles(FlakyClient):
+        """Opens the run and is gone."""
+
+        def create_run(self, *arguments: Any, **more: Any) -> Any:
+            self.answers = False
+            return client.create_run(*arguments, **more)
+
+    flaky = Stumbles(client)
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.tracking.MlflowClient", lambda **_: flaky)
+        tracker = Tracker(server)
+        tracker.start("a", {}, {"seed": "7"})
+    run_id = str(tracker.run_id)
+    assert client.get_run(run_id).data.params == {}
+    for name in ("there", "gone"):
+        (tmp_path / name).write_text(name)
+        tracker.copy(tmp_path / name, name)
+    (tmp_path / "gone").unlink()
+    flaky.answers = True
+    made = {"sha256": "0", "place": "here", "state": "made"}
+    lineage = [{"dataset": name, "copy": name, **made} for name in ("there", "gone")]
+    tracker.finish("FINISHED", lineage, {})
+    assert client.get_run(run_id).data.params == {"seed": "7"}
+    assert [artifact.path for artifact in client.list_artifacts(run_id, "there")] == ["there/there"]
+    assert client.list_artifacts(run_id, "gone") == []
+    # a copy that is not there is not claimed
+    told = json.loads(Path(client.download_artifacts(run_id, "lineage.json", str(tmp_path))).read_text())
+    assert [(record["dataset"], record.get("copy")) for record in told] == [("there", "there"), ("gone", None)]
 
 
 def test_without_tracking_the_run_still_says_what_it_made(tiny: TinyProject, server: TrackingSettings) -> None:

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from flexrec.config import Settings
 from flexrec.errors import InputError
@@ -51,12 +51,21 @@ class EndpointSettings(Settings):
             raise ValueError("must not contain a key or password; name its environment variable in key_variable")
         return value.rstrip("/")
 
+    @model_validator(mode="after")
+    def _own_key(self) -> Self:
+        """A key goes where it belongs: that of OpenAI to no other address."""
+        if self.base_url != type(self).model_fields["base_url"].default and "key_variable" not in self.model_fields_set:
+            raise ValueError(
+                "an address of one's own needs a key_variable: the environment variable with its key, or null for none"
+            )
+        return self
+
 
 def find_key(settings: EndpointSettings) -> str:
     """The endpoint's key, from the environment or else from the file of credentials.
 
     Raises:
-        InputError: It is in neither.
+        InputError: It is in neither, or holds what no key does.
     """
     name = settings.key_variable
     if name is None:
@@ -80,6 +89,8 @@ def find_key(settings: EndpointSettings) -> str:
             f"there is no key for {settings.base_url}: set the environment variable {name}, or write `{name}: <key>` "
             f"into {settings.credentials}"
         )
+    if not (key.strip().isascii() and key.strip().isprintable()):
+        raise InputError(f"{name} holds a character that no key has, perhaps from copying; copy the key again")
     return key.strip()
 
 

@@ -3,6 +3,7 @@
 There, `python -m flexrec.rl FOLDER/specification.yml` trains without Kedro and MLflow (docs/backends.md).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
         The path of the specification.
 
     Raises:
-        InputError: A parameter is refused, or an artifact has not been made yet.
+        InputError: A parameter is refused, or an artifact has not been made yet, or not by these parameters.
     """
     if not (project / "pyproject.toml").is_file():
         raise InputError(f"{project} is no project; start the command in its folder, or name it with --project")
@@ -54,10 +55,13 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
                     "same --env and --params"
                 ) from error
 
+        # the instances as prompts show them
+        names = {name: {"labelled_instances": "prompt_instances"}.get(name, name) for name in TABLES}
+        tables = {name: load(kept) for name, kept in names.items()}
+        _refuse_stale([*names.values(), "base_model", "warm_up_policy"], catalog)
         return write_specification(
             target,
-            # the instances as prompts show them
-            tables={name: load({"labelled_instances": "prompt_instances"}.get(name, name)) for name in TABLES},
+            tables=tables,
             base_model=load("base_model"),
             model_name=load("params:model"),
             checkpoint=load("warm_up_policy"),
@@ -71,6 +75,25 @@ def export(project: Path, target: Path, *, env: str | None, parameters: dict[str
             generation=GenerationSettings.model_validate(load("params:generation")),
             seed=load("params:seed"),
         )
+
+
+def _refuse_stale(names: Sequence[str], catalog: Any) -> None:
+    """Make sure that what lies there was made by today's code, parameters and data.
+
+    Raises:
+        InputError: A node behind it would run again.
+    """
+    from kedro.framework.project import pipelines
+
+    from flexrec.pipelines.study.uptodate import Inspector
+
+    behind = pipelines["__default__"].to_outputs(*names)
+    for state in Inspector().states(behind, catalog):
+        if state.reason is not None:
+            raise InputError(
+                f"what is there is not what these parameters make: node '{state.node}' would run again, because "
+                f"{state.reason}. Make it first: kedro run --pipelines=data,warm_up, with the same --env and --params"
+            )
 
 
 def _parameters(context: click.Context, option: click.Parameter, value: str) -> Any:

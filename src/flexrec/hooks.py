@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from flexrec.errors import InputError
 from flexrec.fingerprint import leaves
 from flexrec.runner import Settled, Stored, readable_path, unwrapped
-from flexrec.tracking import Tracker, TrackingSettings, numbers
+from flexrec.tracking import Tracker, TrackingSettings, numbers, without_passwords
 
 SMALL_MB = 1.0
 """Reused outputs up to this size are copied too, so that a run that skips everything still shows its results."""
@@ -114,7 +114,8 @@ class TrackingHooks:
         for name, path in self._announced.items():
             logger.info("%s: %s", name, path)
         if self._tracker is not None and self._tracker.run_id is not None:
-            logger.info("MLflow run %s in %s", self._tracker.run_id, self._tracker.settings.tracking_uri)
+            place = without_passwords(str(self._tracker.settings.tracking_uri))
+            logger.info("MLflow run %s in %s", self._tracker.run_id, place)
         self._close("FINISHED", {})
 
     @hook_impl

@@ -125,6 +125,10 @@ class Parameters(Settings):
     def _known_nouns(cls, needs: dict[str, Need]) -> dict[str, Need]:
         if ALL_NEEDS in needs:
             raise ValueError(f"a need cannot be called '{ALL_NEEDS}', which means all of them")
+        if Columns.ENGAGEMENT in needs:
+            raise ValueError(
+                f"a need cannot be called '{Columns.ENGAGEMENT}', as the description of the task calls labels"
+            )
         for name, need in needs.items():
             fields = re.findall(r"\{(\w*)\}", need.instruction)
             if unknown := [field for field in fields if field not in NOUN_FIELDS]:

@@ -11,7 +11,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -78,6 +77,11 @@ def numbers(name: str, value: Any) -> dict[str, float]:
     return {}
 
 
+def without_passwords(text: str) -> str:
+    """Text without the user names and passwords of the addresses in it."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
 class Tracker:
     """One run at the tracking service.
 
@@ -94,6 +98,8 @@ class Tracker:
         self.settings = settings
         self._open: tuple[MlflowClient, str] | None = None
         self._pending: list[Metric] = []
+        # parameters and copies that did not get through, by where they belong
+        self._left: dict[str, Callable[[], object]] = {}
         self._warned = False
         self._last_sent = 0.0
         self._retry_at = 0.0
@@ -107,7 +113,6 @@ class Tracker:
         """Open the run."""
 
         def send() -> None:
-            from mlflow.entities import Param
             from mlflow.tracking import MlflowClient
 
             client = MlflowClient(tracking_uri=self.settings.tracking_uri)
@@ -129,11 +134,18 @@ class Tracker:
             texts = {key: value[: LIMITS["tag"]] for key, value in tags.items()}
             run_id = client.create_run(experiment_id, tags=texts, run_name=name).info.run_id
             self._open = client, run_id
+
+        def describe() -> None:
+            from mlflow.entities import Param
+
+            assert self._open is not None
+            client, run_id = self._open
             pairs = [Param(allowed_name(key), value[: LIMITS["param"]]) for key, value in parameters.items()]
             for start in range(0, len(pairs), LIMITS["params"]):
                 client.log_batch(run_id, params=pairs[start : start + LIMITS["params"]])
 
-        self._attempt(send)
+        if self._attempt(send):
+            self._send("parameters", describe)
 
     def point(self, step: int, values: Mapping[str, float]) -> None:
         """Add one point to every named curve; sent within seconds, or later if the service is away."""
@@ -169,8 +181,11 @@ class Tracker:
         if self._open is None:
             return
         client, run_id = self._open
-        log = client.log_artifacts if path.is_dir() else client.log_artifact
-        self._attempt(lambda: log(run_id, str(path), folder))
+
+        def send() -> None:
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
+
+        self._send(folder, send)
 
     def finish(self, status: str, lineage: Sequence[Mapping[str, Any]], tags: Mapping[str, str]) -> None:
         """Write the lineage and close the run; the last try for everything that is still waiting."""
@@ -192,42 +207,63 @@ class Tracker:
                     ),
                     [InputTag("mlflow.data.context", record["state"])],
                 )
-                for record in lineage
+                for record in told
             ]
             if inputs:
                 client.log_inputs(run_id, datasets=inputs)
             for key, value in tags.items():
                 client.set_tag(run_id, key, value[: LIMITS["tag"]])
 
+        def keep() -> None:
+            client.log_text(run_id, json.dumps(told, indent=2) + "\n", "lineage.json")
+
         # last: where artifacts go may be away while the server is there
-        text = json.dumps(lineage, indent=2) + "\n"
-        keep = partial(client.log_text, run_id, text, "lineage.json")
         last = (
             lambda: self._attempt(send),
             lambda: self._attempt(keep),
             lambda: self._attempt(lambda: client.set_terminated(run_id, status)),
         )
-        for step in (self.flush, *last):
+        for step in (self.flush, self._send_left):
             # whatever became of the one before
             self._retry_at = 0.0
             step()
+        # a copy that is not there is not claimed
+        told = [{k: v for k, v in one.items() if k != "copy" or v not in self._left} for one in lineage]
+        for step in last:
+            self._retry_at = 0.0
+            step()
 
-    def _attempt(self, send: Callable[[], None]) -> None:
-        """Try once; after a failure, wait a while before anything else is tried."""
+    def _send(self, what: str, send: Callable[[], object]) -> None:
+        """Try, and keep what could not be sent until the run ends."""
+        if self._attempt(send):
+            self._left.pop(what, None)
+        else:
+            self._left[what] = send
+
+    def _send_left(self) -> None:
+        for what, send in list(self._left.items()):
+            if not self._attempt(send):
+                return
+            del self._left[what]
+
+    def _attempt(self, send: Callable[[], object]) -> bool:
+        """Try once, and say whether it was sent; after a failure, wait a while before anything else is tried."""
         if time.time() < self._retry_at:
-            return
+            return False
         try:
             send()
+            return True
         except Exception as error:
             self._retry_at = time.time() + RETRY_SECONDS
             logger.debug("Tracking failed.", exc_info=True)
             if not self._warned:
                 self._warned = True
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+                reason = without_passwords((str(error).splitlines() or [type(error).__name__])[0][:200])
                 logger.warning(
                     "MLflow at %s does not answer (%s). The run goes on; what cannot be recorded there is lost, "
                     "the results in data/ are not.",
-                    self.settings.tracking_uri,
+                    without_passwords(str(self.settings.tracking_uri)),
                     reason,
                     extra={"markup": False},
                 )
+            return False

@@ -143,13 +143,13 @@ def test_random_is_seeded_per_instance() -> None:
 
 
 def test_critic_is_composed_with_the_need() -> None:
-    # negative gains are cut at 0; engagement times trend
+    # what is below 0 keeps its order; engagement times trend
     assert lists(critic_scores(INSTANCES, critic_predictions=PREDICTED, need=need("engagement"))) == [
-        [6.0, 1.0, 0.0],
+        [6.0, 1.0, -2.0],
         [2.0, 5.0],
     ]
     assert lists(critic_scores(INSTANCES, critic_predictions=PREDICTED, need=need("engagement", "trend"))) == [
-        [24.0, 0.0, 0.0],
+        [24.0, 0.0, -4.0],
         [2.0, 35.0],
     ]
 

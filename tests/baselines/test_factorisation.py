@@ -62,7 +62,21 @@ def test_biases_by_hand() -> None:
     assert second == pytest.approx([3, 3 - 1 / 9])
 
 
-def test_a_step_is_a_ridge_regression() -> None:
+def test_long_ids_are_kept_apart() -> None:
+    """Ids beyond 2^53, which as floats would all be one."""
+    far = 10**17 + 1
+    instances = INSTANCES.assign(
+        candidates=[[far + item for item in items] for items in INSTANCES["candidates"]],
+        history_items=[[far + item for item in items] for items in INSTANCES["history_items"]],
+    )
+    expected = scores(INSTANCES, OBSERVATIONS)
+    found = scores(instances, OBSERVATIONS.assign(item_id=OBSERVATIONS["item_id"] + far))
+    assert [list(row) for row in found] == [list(row) for row in expected]
+
+
+@pytest.mark.parametrize("at_once", [1 << 24, 40])
+def test_a_step_is_a_ridge_regression(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr("flexrec.critic.factorisation.MATRIX_NUMBERS", at_once)  # 40: two rows of 4 x 4
     rng = np.random.default_rng(0)
     u, i, r = random_data(rng, 7, 5, 40)  # pairs repeat; user 7 has none
     bias, vectors = rng.normal(size=5), rng.normal(size=(5, 3))

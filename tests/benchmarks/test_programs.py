@@ -133,6 +133,22 @@ def test_of_the_same_work_the_page_has_the_newest(project_root, monkeypatch, tmp
     assert text.count("| side |") == 3
 
 
+def test_a_profile_goes_with_its_row(project_root, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(project_root))
+    from benchmarks import report
+
+    def profiled(made, *names):
+        profiles = {name: {"what": name, "seconds": 1.0, "parts": {}, "operators": []} for name in names}
+        rows = ((f"one RL step, {name}", 1.0, True) for name in names)
+        return kept(made, *rows, program="step_profile", profiles=profiles)
+
+    for name, result in {"a": profiled("1", "default", "short"), "b": profiled("2", "default")}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    text = report.page(report.read_results(tmp_path), "")
+    assert text.count("One step, default: 1.000 s.") == 1
+    assert text.count("One step, short: 1.000 s.") == 1
+
+
 def test_of_the_same_work_on_several_processors_the_page_has_each(project_root, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(project_root))
     from benchmarks import report

@@ -80,15 +80,47 @@ def test_a_limit_draws_examples_that_are_otherwise_the_same(world, small, caplog
     assert len(some.event_id) == 40
     assert (np.diff(some.event_id) > 0).all()
     rows = np.searchsorted(every.event_id, some.event_id)
-    # contexts and item statistics still read everything that is observed
-    for name in ("event_id", "user_id", "candidate", "history", "statistics", "target"):
+    # contexts still read everything that is observed
+    for name in ("event_id", "user_id", "candidate", "history", "target"):
         np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[rows])
+    # and so do item statistics: what is not drawn comes before all that is
+    assert some.statistics[:, 0].sum() > every.statistics[rows, 0].sum()
     assert sorted(np.bincount(some.part).tolist()) == [4, 4, 32]
     assert same(some, build_examples(world.observations, world.item_embeddings, "linear", limited, seed=3))
     other = build_examples(world.observations, world.item_embeddings, "linear", limited, seed=4)
     assert not np.array_equal(other.event_id, some.event_id)
     enough = small.model_copy(update={"max_interactions": len(every.event_id)})
     assert same(build_examples(world.observations, world.item_embeddings, "linear", enough, seed=3), every)
+
+
+def test_no_example_is_told_by_what_the_others_lack() -> None:
+    """One item, ten users with gains 1, 2, 4, ...: a sum over others would name the label that is not in it."""
+    table = observations(*((user, 1, user, 2.0**user) for user in range(10)))
+    settings = CriticSettings(statistics_strength=1.0)
+    got = build_examples(table, AXES, "linear", settings, seed=0)
+    count = np.exp(got.statistics[:, 0]) - 1
+    mean = got.target[got.part == 0].mean()
+    earlier = got.statistics[:, 1] * (count + 1) - mean
+    by_turn = np.argsort(count)
+    # each in its turn sees the sum of those before it, those that are held out last
+    np.testing.assert_allclose(count[by_turn], np.arange(10), atol=1e-4)
+    np.testing.assert_allclose(earlier[by_turn], np.r_[0, got.target[by_turn].cumsum()[:-1]], atol=1e-2)
+    assert got.part[by_turn].tolist() == [0] * 8 + [1, 2]
+
+
+@pytest.mark.parametrize("taste", [None, {"factors": 2}])
+def test_labels_that_are_held_out_are_not_read_by_those_that_are_fitted(world, small, taste) -> None:
+    settings = CriticSettings.model_validate(small.model_dump() | {"taste": taste})
+    before = build_examples(world.observations, world.item_embeddings, "linear", settings, seed=3)
+    # the last of its user, so that it is in nobody's history
+    last = before.event_id == pd.Series(before.event_id).groupby(before.user_id).transform("max").to_numpy()
+    event = before.event_id[(before.part == 2) & last][0]
+    changed = world.observations.copy()
+    changed.loc[changed["event_id"] == event, "engagement"] += 3.0
+    after = build_examples(changed, world.item_embeddings, "linear", settings, seed=3)
+    assert not np.array_equal(after.target, before.target)
+    assert same(after.select("fit"), before.select("fit"))
+    assert same(after.select("validation"), before.select("validation"))
 
 
 def test_contexts_keep_users_apart() -> None:

@@ -240,10 +240,18 @@ def test_bad_predictions() -> None:
         training_gains(INSTANCE.tail(1), PREDICTED, NEEDS, "linear")
 
 
-def test_statistics_in_examples_and_in_predictions_agree(world, small) -> None:
-    """The critic is asked with the numbers it was trained with."""
+def test_the_last_example_is_asked_with_the_statistics_of_a_prediction(world, small) -> None:
+    """Of those that are held out the last has all other labels before it, as a prediction has."""
     examples = build_examples(world.observations, world.item_embeddings, "linear", small, seed=1)
     seen = world.observations.query("observed and split == 'train'")
     columns = (seen["item_id"].to_numpy(), seen["user_id"].to_numpy())
-    again = item_statistics(*columns, *columns, seen["engagement"].to_numpy(), small.statistics_strength)
-    np.testing.assert_array_equal(examples.statistics, again.astype(np.float32))
+    of_all = item_statistics(*columns, *columns, seen["engagement"].to_numpy(), small.statistics_strength)
+    counts = np.exp(examples.statistics[:, 0]), np.exp(of_all[:, 0])
+    assert (counts[0] <= counts[1] + 1e-4).all()
+    test = examples.part == 2
+    full = np.isclose(*counts)
+    # many of the last tenth, few of the others: an item has five labels or so
+    assert full[test].mean() > 0.6
+    assert full[examples.part == 0].mean() < 0.4
+    # the mean that is shrunk to is not the same to the last digit, for it leaves nobody out
+    np.testing.assert_allclose(examples.statistics[full, 1], of_all[full, 1], atol=0.1)

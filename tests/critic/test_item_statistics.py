@@ -49,6 +49,26 @@ EVENTS = st.lists(st.tuples(st.integers(-3, 4), st.integers(-3, 4), st.integers(
 
 
 @settings(deadline=None)
+@given(EVENTS, st.integers(-3, 4), st.integers(-3, 4), st.data())
+def test_only_earlier_turns_count(
+    events: list[tuple[int, int, int]], item: int, user: int, data: st.DataObject
+) -> None:
+    items, users, gains = (np.array(column) for column in zip(*events, strict=True))
+    turns = np.array(data.draw(st.lists(st.integers(0, 5), min_size=len(events), max_size=len(events))))
+    asked = data.draw(st.integers(0, 6))
+    same = [
+        gain
+        for (seen, asking, gain), turn in zip(events, turns, strict=True)
+        if asking != user and seen == item and turn < asked
+    ]
+    expected = [np.log(1 + len(same)), (sum(same) + 3.0 * 2.5) / (len(same) + 3.0)]
+    question = np.array([item]), np.array([user])
+    how = {"turns": turns, "query_turns": np.array([asked]), "mean": 2.5}
+    got = item_statistics(*question, items, users, gains.astype(float), 3.0, **how)
+    assert got[0] == pytest.approx(expected)
+
+
+@settings(deadline=None)
 @given(EVENTS, st.integers(-3, 4), st.integers(-3, 4))
 def test_brute_force(events: list[tuple[int, int, int]], item: int, user: int) -> None:
     items, users, gains = (np.array(column) for column in zip(*events, strict=True))

@@ -143,11 +143,15 @@ def test_what_a_training_tells(cell_of):
 # ---- directions ----
 
 
-def test_the_reference_is_the_gradient_of_the_expected_ndcg(cell_of, world_of):
-    """All 6 orders of 3 candidates of the only request, enumerated, against the mean over many rollouts."""
+@pytest.mark.parametrize("feedback", [FeedbackSettings(), FeedbackSettings(noise=1.0, observed=0.0)])
+def test_the_reference_is_the_gradient_of_the_expected_ndcg(cell_of, world_of, feedback):
+    """All 6 orders of 3 candidates of the only request, enumerated, against the mean over many rollouts.
+
+    Of the true NDCG, whatever a critic takes for it.
+    """
     world = world_of(candidates=3, train=1)
     learner = LearnerSettings(hidden=4, steps=1, prompts_per_step=64, rollouts=16)
-    learners = Learners(cell_of(world=world, learner=learner, seeds=(5,)))
+    learners = Learners(cell_of(world=world, learner=learner, feedback=feedback, seeds=(5,)))
     every = torch.tensor(list(permutations(range(3)))).expand(1, 1, 6, 3)
     features = torch.tensor(learners.world.features[:, :1], dtype=torch.float32)
     needs = torch.tensor(learners.world.descriptions[0], dtype=torch.float32).expand(1, 1, -1)

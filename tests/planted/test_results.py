@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flexrec.planted.page import planted_page, planted_text
+from flexrec.planted.page import Answers, planted_page, planted_text
 from flexrec.planted.results import BEST, COMMON, area, summarise_planted
 from flexrec.planted.settings import PlantedSettings, ReportedStatistics
 from flexrec.planted.study import IDEAL, JOINT
@@ -96,6 +96,7 @@ def settings(project_root) -> PlantedSettings:
         ("uncertainty", {"critics": [{"name": "even"}, {"name": "even", "spread": 1}]}, "even stands twice"),
         ("uncertainty", {"noises": [0.3, 0.3]}, "0.3 stands twice in `noises`"),
         ("uncertainty", {"scopes": ["none", "group", "group"]}, "group stands twice in `scopes`"),
+        ("uncertainty", {"scopes": ["group", "none"]}, "the first of the scopes is what the others are compared with"),
         ("uncertainty", {"low": 6.0}, "the smallest weight, 6, is above the largest, 5"),
         ("gradients", {"start": [0, 0]}, "0 stands twice in `start`"),
         ("gradients", {"variants": [{}, {}]}, "swap causal, pooled stands twice in `variants`"),
@@ -170,6 +171,28 @@ def test_the_page_says_what_was_measured(settings, study):
     # every line of a table has as many cells as its heading
     for table in [block for block in page.split("\n\n") if block.startswith("|")]:
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+def test_too_few_seeds_to_find_anything_are_said(settings, study):
+    """5 seeds: the smallest p is 2 / 32, and rewards have two tests at each choice of the rate."""
+    results, rates = study
+    assert "so that no difference can be found" not in planted_page(results, rates, settings)
+    strict = settings.model_copy(update={"statistics": settings.statistics.model_copy(update={"significant": 0.125})})
+    page = planted_page(results, rates, strict)
+    assert "*rewards*: with 5 seeds no p falls below 0.12 by Holm's correction" in page
+    # one more than that and the smallest can be told
+    loose = strict.statistics.model_copy(update={"significant": 0.126})
+    assert "*rewards*" not in " ".join(Answers(results, rates, loose).few_seeds())
+
+
+def test_weights_over_a_batch_are_told_with_their_sign(settings, study):
+    results, rates = study
+    batch = results[(results["experiment"] == "uncertainty") & (results["variant"] == "group")]
+    over = (batch["measure"] == "weight/overestimation").to_numpy()
+    moved = batch.assign(variant="batch").copy()
+    moved.loc[over, "mean"] = [-0.5, 1.0]
+    page = planted_page(pd.concat([results, moved], ignore_index=True), rates, settings)
+    assert "weighted over the batch, the mean of IDCG over its true value changes by -0.50 to +1.00." in page
 
 
 def test_the_other_way_round_the_page_says_so(settings, study):

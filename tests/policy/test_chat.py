@@ -355,6 +355,30 @@ def test_what_is_no_chat_completion(endpoint, settings, trouble, change):
     rank(settings, QUERIES[:1])
 
 
+def test_a_failure_behind_a_gateway_is_not_kept_as_an_answer(endpoint, settings):
+    def failing(answer):
+        (choice,) = answer["choices"]
+        return {**answer, "choices": [{**choice, "finish_reason": "error", "error": {"code": 502}}]}
+
+    endpoint.change = failing
+    with pytest.raises(InputError, match="the model behind the endpoint has failed"):
+        rank(settings, QUERIES[:1])
+    endpoint.change = lambda answer: answer
+    before = len(endpoint.requests)
+    rank(settings, QUERIES[:1])
+    assert len(endpoint.requests) == before + 1
+
+
+def test_a_prompt_that_a_filter_refuses_stops_no_other(endpoint, settings, caplog):
+    endpoint.troubles = [None, "filter"]
+    rank(changed(settings, concurrency=1))
+    assert len(endpoint.starts) == 5
+    assert "1 of 5 answers are empty" in caplog.text
+    # it is known by then
+    rank(settings)
+    assert len(endpoint.starts) == 5
+
+
 def test_nobody_there(settings):
     with pytest.raises(InputError, match=r"127.0.0.1:9/v1, model tiny-chat: no answer: Connection error"):
         rank(changed(settings, base_url="http://127.0.0.1:9/v1", retries=0))
@@ -400,6 +424,7 @@ def test_without_the_client(settings, monkeypatch):
         ({"extra": {"stream": True}}, "stream: set by the fields"),
         ({"key": KEY}, "Extra inputs"),
         ({"base_url": f"https://x?key={KEY}"}, "must not contain a key"),
+        ({"base_url": "https://host/v1"}, "an address of one's own needs a key_variable"),
         ({"concurrency": 0}, "greater than or equal to 1"),
         ({"requests_per_minute": 0}, "greater than 0"),
     ],

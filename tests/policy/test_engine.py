@@ -14,7 +14,8 @@ from plain_computation import assert_equal, batch, gradients, plain_scores, with
 
 @pytest.mark.parametrize("adapter", ["none", "ours", "PEFT's own"])
 @pytest.mark.parametrize("form", [letters, reasoning])
-def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, form):
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, form, temperature):
     model = tiny_model if adapter == "none" else with_adapter(tiny_model, plain_peft=adapter == "PEFT's own")
     grammar = form(5)
     rows, completions, constraints, _, _ = batch(grammar, prompts=3, rollouts=4, model=model)
@@ -23,9 +24,10 @@ def test_scores_and_gradients_equal_the_plain_computation(tiny_model, adapter, f
     rows, completions = [rows[row] for row in order], completions[order]
     constraints = type(constraints)(*(value[order.numpy()] for value in vars(constraints).values()))
 
-    shared = gradients(model, lambda: SharedPromptEngine(model, PAD).score(rows, completions, constraints, grammar))
-    replicated = gradients(model, lambda: ReplicatedEngine(model, PAD).score(rows, completions, constraints, grammar))
-    plain = gradients(model, lambda: plain_scores(model, rows, completions, constraints, grammar))
+    asked = rows, completions, constraints, grammar
+    shared = gradients(model, lambda: SharedPromptEngine(model, PAD).score(*asked, temperature=temperature))
+    replicated = gradients(model, lambda: ReplicatedEngine(model, PAD).score(*asked, temperature=temperature))
+    plain = gradients(model, lambda: plain_scores(model, *asked, temperature=temperature))
     assert_equal(shared, replicated)
     assert_equal(shared, plain)
 

@@ -13,12 +13,17 @@ from made_grammars import END, PAD, letters, reasoning
 from plain_computation import batch
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("form", [letters, reasoning])
-def test_sampling_reports_the_log_probabilities_that_scoring_finds(tiny_model, form):
+def test_sampling_reports_the_log_probabilities_that_scoring_finds(tiny_model, form, temperature):
     grammar = form(6)
-    rows, completions, constraints, _, sampled = batch(grammar, prompts=4, rollouts=3, model=tiny_model)
+    rows, completions, constraints, _, sampled = batch(
+        grammar, prompts=4, rollouts=3, model=tiny_model, temperature=temperature
+    )
     with torch.no_grad():
-        logps, _ = SharedPromptEngine(tiny_model, PAD).score(rows, completions, constraints, grammar)
+        logps, _ = SharedPromptEngine(tiny_model, PAD).score(
+            rows, completions, constraints, grammar, temperature=temperature
+        )
     for row, values in enumerate(sampled.log_probabilities):
         torch.testing.assert_close(logps[row, : len(values)], torch.tensor(values), rtol=1e-4, atol=1e-5)
 

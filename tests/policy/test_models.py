@@ -178,6 +178,23 @@ def test_a_model_that_cannot_be_had(spec, tmp_path) -> None:
         prepare_base_model(spec, tmp_path / "raw", tmp_path)
 
 
+def test_a_folder_that_is_not_there_is_looked_for_nowhere_else(tmp_path, monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    asked = []
+
+    def refuse(host, *_, **__):
+        asked.append(host)
+        raise OSError("no network in this test")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(InputError, match="the base model 'models/mine' cannot be loaded"):
+        prepare_base_model(FolderModel(source="folder", path="models/mine"), tmp_path / "raw", tmp_path)
+    assert asked == []
+
+
 def test_a_folder_with_pickled_weights_is_refused(tiny_folder, tmp_path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "pickled")
     torch.save(load_base(tiny_folder).state_dict(), tmp_path / "pickled" / "pytorch_model.bin")

@@ -199,6 +199,18 @@ def test_without_sidecars_there_are_no_times_and_old_ones_go(project):
     assert "| node |" not in next((project / "docs" / "results").glob("*.md")).read_text("utf-8")
 
 
+def test_a_page_of_another_density_or_seed_is_not_replaced(project):
+    (page,) = run(project)
+    before = (project / "README.md").read_text()
+    for path in newest_results([project / "data" / "08_reporting"]):
+        path.write_text(content(seed=8))
+    with pytest.raises(InputError, match=rf"{re.escape(page.name)} is of seed 7, what would take its place of 8"):
+        run(project)
+    assert (project / "README.md").read_text() == before
+    page.unlink()
+    assert "seed | 8" in run(project)[0].read_text()
+
+
 def test_one_file_may_be_named_by_its_path(project):
     run(project, project / "data" / "08_reporting" / RUN / "results.md" / OLD / "results.md")
     assert "202601" in (project / "README.md").read_text("utf-8")

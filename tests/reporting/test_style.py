@@ -5,7 +5,7 @@ import pytest
 from flexrec import baselines
 from flexrec.reporting.style import BASELINES, STAGES, interval, label, looks, number, ordered, p_value, title
 
-METHODS = (*BASELINES, *STAGES, "flexrec", "rec_r1", "rank_grpo", "a", "b", "c")
+METHODS = (*BASELINES, *STAGES, "flexrec", "rec_r1", "rank_grpo", *"abcdefghijkl")
 
 
 def luminance(colour: str) -> float:

@@ -185,6 +185,16 @@ def test_no_instance_says_what_to_lower(world):
         build(observations, embeddings, candidates=16)  # 16 rated, at least one known
 
 
+def test_what_to_lower_it_to_is_of_the_split_that_has_none(world):
+    observations, _, embeddings = world(0)
+    test = observations[observations[Columns.SPLIT] == "test"]
+    few = test.groupby(Columns.USER_ID).head(5)
+    rest = observations[observations[Columns.SPLIT] != "test"]
+    smaller = pd.concat([rest, few]).sort_values(Columns.EVENT_ID, ignore_index=True)
+    with pytest.raises(InputError, match=r"split test has no instance.*its users has 4\)\. Lower `candidates`"):
+        build(smaller, embeddings, candidates=10)
+
+
 def test_repeated_pair():
     observations, embeddings = seven_rows()
     twice = pd.concat([observations, observations.tail(1).assign(event_id=7)])

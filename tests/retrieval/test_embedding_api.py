@@ -138,6 +138,13 @@ def test_answers_that_do_not_fit(endpoint, settings, change, dimensions, message
     embed_texts(["one", "two"], settings.model_copy(update={"dimensions": dimensions}))  # nothing wrong was kept
 
 
+@pytest.mark.parametrize("change", [lambda _: "<html>hello</html>", lambda _: ["A"], lambda _: {"detail": "?"}])
+def test_what_is_no_list_of_embeddings(endpoint, settings, change):
+    endpoint.change = change
+    with pytest.raises(InputError, match="what was answered is no list of embeddings; look at base_url"):
+        embed_texts(["one", "two"], settings)
+
+
 def test_an_endpoint_may_change_its_lengths_only_with_the_cache(endpoint, settings):
     embed_texts(["one"], settings)
     endpoint.change = of_length(5)
@@ -201,6 +208,9 @@ def test_the_key_is_found_in_the_environment_or_in_the_credentials(settings, mon
     with pytest.raises(InputError) as caught:
         find_key(settings)
     assert "secret-part" not in str(caught.value)
+    monkeypatch.setenv("FLEXREC_TEST_KEY", "sk-abc…")
+    with pytest.raises(InputError, match="FLEXREC_TEST_KEY holds a character that no key has"):
+        find_key(settings)
     assert find_key(settings.model_copy(update={"key_variable": None})) == "none"
 
 
@@ -226,10 +236,11 @@ def test_the_key_stays_between_the_client_and_the_endpoint(endpoint, settings, c
     [
         {"key_variable": "sk-abc"},
         {"key": KEY},
-        {"base_url": f"https://x?key={KEY}"},
-        {"base_url": "https://me:secret@host/v1"},
-        {"base_url": "ftp://host"},
-        {"base_url": "host/v1"},
+        {"base_url": f"https://x?key={KEY}", "key_variable": None},
+        {"base_url": "https://me:secret@host/v1", "key_variable": None},
+        {"base_url": "ftp://host", "key_variable": None},
+        {"base_url": "host/v1", "key_variable": None},
+        {"base_url": "https://host/v1"},
     ],
 )
 def test_settings_hold_no_key(change):

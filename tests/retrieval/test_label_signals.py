@@ -325,6 +325,14 @@ def test_trend_of_the_platforms_daily_counts_by_hand(small):
     assert trend_coverage(instances, observations, days=(1, 2), daily_counts=daily) == {1: 0.4, 2: 0.6}
 
 
+def test_a_window_of_parts_of_days_is_refused_where_days_are_counted(small):
+    instances, observations, items = small
+    daily = pd.DataFrame({Columns.ITEM_ID: [20], Columns.TIMESTAMP: [8 * DAY], Columns.COUNT: [200]})
+    with pytest.raises(InputError, match=r"trend_window_days 1\.5.*a whole number of days"):
+        label(instances, observations, items, trend_window_days=1.5, daily_counts=daily)
+    label(instances, observations, items, trend_window_days=1.5)
+
+
 def test_without_rows_of_daily_counts_interactions_count(small, identical):
     instances, observations, items = small
     empty = daily_counts_table(None)

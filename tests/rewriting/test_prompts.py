@@ -1,9 +1,12 @@
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from flexrec.prompting import neutralise
 from flexrec.rewriting.prompts import Shown, parse_rewrite, rewrite_messages
 from flexrec.rewriting.settings import RewritePromptSettings
 
@@ -64,9 +67,33 @@ def test_a_bottomless_answer_is_only_wrong():
 
 @given(st.text())
 def test_any_text_is_an_answer(text):
-    for settings in (SETTINGS, REASONING):
-        found = parse_rewrite(f"<answer>{text}</answer>", settings)
-        assert found is None or (found and "<" not in found and len(found.splitlines()) == 1)
+    assert parse_rewrite(f"<answer>{text}</answer>", REASONING) is None
+    # as good as never a JSON object with a query
+    found = parse_rewrite(f"<answer>{text}</answer>", SETTINGS)
+    assert found is None or "<" not in found
+
+
+@given(st.text())
+def test_any_query_comes_out_as_one_plain_line(query):
+    written = f"<answer>{json.dumps({'query': query})}</answer>"
+    for text, settings in ((written, SETTINGS), (f"<think>x</think>{written}", REASONING)):
+        found = parse_rewrite(text, settings)
+        # a tag in the query, as JSON leaves it, is a second one, and the form is wrong
+        assert found is None or found == neutralise(query, settings.special_tokens)
+        if found is None:
+            assert not re.search(r"\w", neutralise(query, settings.special_tokens)) or "<" in query
+        else:
+            assert len(found.splitlines()) == 1
+
+
+def test_an_opening_that_makes_every_answer_wrong_is_refused():
+    with pytest.raises(ValidationError, match="with reasoning an answer begins with <think>"):
+        RewritePromptSettings(reasoning=True)
+    assert RewritePromptSettings(reasoning=True, opening="<think>").reasoning
+    whole = '<think></think><answer>{"query": "'
+    assert RewritePromptSettings(reasoning=True, opening=whole).opening == whole
+    with pytest.raises(ValidationError, match="query"):
+        RewritePromptSettings(user="Rewrite it. {documents}")
 
 
 @given(st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=40))

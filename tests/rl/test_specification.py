@@ -372,6 +372,14 @@ def test_somebody_elses_folder_is_left_alone(folder, whole):
     assert (folder / "output" / "thesis.txt").read_text() == "mine"
 
 
+def test_what_other_parameters_made_is_not_exported(whole, tmp_path):
+    """The warm-up has one place whatever its length: what lies there was made with the length of the environment."""
+    with whole.project.entered(), pytest.raises(InputError) as caught:
+        export(whole.project.path, tmp_path / "out", env="test", parameters={"warm_up.lists_per_step": 3})
+    assert "node 'train_warm_up' would run again, because parameter warm_up.lists_per_step changed" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_exporting_what_has_not_been_made(fresh, tmp_path):
     with fresh.entered():
         with pytest.raises(InputError, match="kedro run --pipelines=data,warm_up"):

@@ -55,6 +55,12 @@ def test_learning_is_drawn_from_the_end_of_the_warm_up():
     assert list(drawn["tokens"]["TALLRec"].y) == [0.7, 0.8, 0.9]
 
 
+def test_of_several_tasks_the_best_of_each_is_named():
+    found = collect([result("flexrec", 0), result("rec_r1_critic", 0), result("flexrec", 0, need="trend")])
+    title = " ".join(learning_figure(found.curves).layout.title.text.replace("<br>", " ").split())
+    assert "At the end: on interest Rec-R1 + critic 0.900; on trend FlexRec 0.900." in title
+
+
 def test_a_training_that_counted_no_tokens_is_left_out_of_their_figure():
     found = collect([result("flexrec", 0), result("rec_r1_critic", 0, curves=curves_of(tokens=False))])
     names = [trace.name for trace in learning_figure(found.curves, by="tokens").data]

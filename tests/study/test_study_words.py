@@ -1,7 +1,13 @@
+import dataclasses
+
+import pandas as pd
 import pytest
 
-from flexrec.study.collection import collect
-from made_study import result, tables_of
+from flexrec.reporting.figures.study import forest_figure
+from flexrec.study.collection import collect, with_own_warm_up
+from flexrec.study.statistics import comparisons, row_means
+from flexrec.study.tables import study_tables
+from made_study import curves_of, result, tables_of
 
 
 def test_what_was_not_run_is_named_and_never_filled(tables):
@@ -38,6 +44,51 @@ def test_who_wins_without_an_llm_is_said(settings, options, how, quality, words)
     assert sentence.startswith("Without an LLM the best row is item mean with NDCG@5 0.")
     assert words in sentence
     assert ("take" in sentence) == (quality < 0.75)
+
+
+def test_the_best_is_the_best_of_those_with_all_seeds(settings, options, how):
+    """The second method is ahead with the one seed that it has, on which the first is better still."""
+    found = collect(
+        [
+            result("flexrec", 0, quality=0.8),
+            result("flexrec", 1, quality=0.5),
+            result("rec_r1_critic", 0, quality=0.75),
+            result("rec_r1_critic", 1, state="failed", reason="out of memory", metrics=(), curves=None, seconds={}),
+        ]
+    )
+    table = tables_of(found, settings, options, how)[0]
+    (sentence,) = table.sentences
+    assert "with one it is FlexRec with 0.6" in sentence
+    assert "The LLM is behind (-0.0" in sentence or "No difference between them is clear (-0.0" in sentence
+    rows = {row[0].text: row for row in table.rows}
+    assert not any(cell.best for cell in rows["Rec-R1 + critic"])
+    assert rows["item mean"][1].best
+    title = forest_figure(row_means(found.instances, ["ndcg_at_5"], how)).layout.title.text
+    assert "Highest mean: on interest item mean" in title
+
+
+def test_a_comparison_over_fewer_seeds_says_so(settings, options, how):
+    seeds = [result("flexrec", seed, quality=0.8) for seed in (0, 1)]
+    found = collect(seeds)
+    alone = found.instances[(found.instances["method"] != "item_mean") | (found.instances["seed"] == 0)]
+    collected = dataclasses.replace(found, instances=alone[alone["method"] != "random"])
+    (sentence,) = tables_of(collected, settings, options, how)[0].sentences
+    assert "with 1 seed that both have" in sentence
+
+
+def test_a_warm_up_of_ones_own_is_said(settings, options, how):
+    """Of four updates the first two made up for the warm-up, and are not counted."""
+    updates = pd.DataFrame({"step": [1, 2, 3, 4], "metric": "cost/updates", "value": [0.0, 0.0, 1.0, 2.0]})
+    own = pd.concat([curves_of(), updates])
+    found = collect([result("flexrec", 0), result("tallrec", 0, quality=0.6, curves=own)])
+    assert with_own_warm_up(found.curves) == {"tallrec"}
+    means = row_means(found.instances, options.metrics, how)
+    compared = comparisons(found.instances, settings.references, options.primary, how)
+    (table, *_) = study_tables(
+        found.cells, found.instances, means, compared, settings, options, how, own_warm_up={"tallrec"}
+    )
+    assert "Training seconds of TALLRec include its own warm-up; tokens do not." in table.notes
+    assert not any("include its own warm-up" in note for note in tables_of(found, settings, options, how)[0].notes)
 
 
 def test_what_other_trainings_could_turn_round_is_not_clear(settings, options, how):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from flexrec.baselines.scores import Scores, of_other_users
 from flexrec.baselines.settings import FittedSettings
@@ -57,8 +57,8 @@ def shown_history(labelled_instances: pd.DataFrame, gain: GainKind) -> Known:
     lengths = [len(items) for items in labelled_instances[Columns.HISTORY_ITEMS]]
     return Known(
         np.repeat(np.arange(len(lengths)), lengths),
-        _flat(labelled_instances[Columns.HISTORY_ITEMS]).astype(np.int64),
-        engagement_gain(_flat(labelled_instances[Columns.HISTORY_ENGAGEMENTS]), gain),
+        _flat(labelled_instances[Columns.HISTORY_ITEMS], np.int64),
+        engagement_gain(_flat(labelled_instances[Columns.HISTORY_ENGAGEMENTS], np.float64), gain),
     )
 
 
@@ -68,9 +68,10 @@ def factorised_scores(labelled_instances: pd.DataFrame, model: Factorisation, kn
     candidates = labelled_instances[Columns.CANDIDATES]
     sizes = [len(shown) for shown in candidates]
     owners = np.repeat(np.arange(len(sizes)), sizes)
-    predicted = model.predict(bias, vectors, owners, _flat(candidates).astype(np.int64))
+    predicted = model.predict(bias, vectors, owners, _flat(candidates, np.int64))
     return np.split(predicted, np.cumsum(sizes)[:-1])
 
 
-def _flat(lists: pd.Series) -> Float[np.ndarray, " n"]:
-    return np.concatenate([np.zeros(0), *(np.asarray(values, dtype=np.float64) for values in lists)])
+def _flat(lists: pd.Series, dtype: type[np.generic]) -> Shaped[np.ndarray, " n"]:
+    # of its own type: whole numbers of 17 digits do not fit into a float
+    return np.concatenate([np.zeros(0, dtype), *(np.asarray(values, dtype=dtype) for values in lists)])

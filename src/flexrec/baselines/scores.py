@@ -133,14 +133,18 @@ def star_scores(
 def critic_scores(
     labelled_instances: pd.DataFrame, *, critic_predictions: pd.DataFrame, need: Need, **_: object
 ) -> Scores:
-    """Gain of the need with the critic's mean as engagement; the mean itself if the need does not use engagement."""
+    """Gain of the need with the critic's mean as engagement; the mean itself if the need does not use engagement.
+
+    It is not cut at 0: candidates of which the critic thinks worse and worse are not all alike to it.
+    """
     means, _variances = aligned_predictions(labelled_instances, critic_predictions)
     if not uses_engagement(need):
         return means
     signals = {name: _column(labelled_instances, name) for name in CANDIDATE_SIGNALS}
+    shown = ({name: values[row] for name, values in signals.items()} for row in range(len(means)))
     return [
-        need_gains(need, {**{name: values[row] for name, values in signals.items()}, Columns.ENGAGEMENT: mean})[0]
-        for row, mean in enumerate(means)
+        need_gains(need, {**own, Columns.ENGAGEMENT: mean}, cut=False)[0]
+        for own, mean in zip(shown, means, strict=True)
     ]
 
 

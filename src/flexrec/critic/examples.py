@@ -120,7 +120,9 @@ def build_examples(
 
     Its context is its user's most recent `history_length` observed interactions with a strictly earlier time; what
     falls into the same second is no context. A user that is a query has the query's text as its context instead. The
-    split into fit, validation and test is a permutation of the events.
+    split into fit, validation and test is a permutation of the events. The item statistics of an example are of the
+    examples before it in that permutation: of all others they would tell, by what they lack, the example's own label
+    (CatBoost, arXiv 1706.09516, section 3.2), and those that the critic is measured on.
 
     Args:
         observations: Table `observations`; only observed rows of training users are read.
@@ -151,14 +153,23 @@ def build_examples(
             f"an {gain} gain of {largest:.3g}, which is too large for the critic; set the dataset's gain to linear"
         )
     rows = _drawn(len(observed), settings.max_interactions, seed)
+    part, turns = _split(len(rows), settings.shares, seed)
     context = _earlier_rows(users, observed[Columns.TIMESTAMP].to_numpy(np.int64), settings.history_length, rows)
     history = history_embeddings(
         np.where(context >= 0, item[context], -1), engagement[context], vectors.matrix, settings.decay
     )
-    statistics = item_statistics(item[rows], users[rows], item, users, gains, settings.statistics_strength)
+    # what nothing is fitted to comes first, and what it is measured on comes last
+    turn = np.zeros(len(observed), dtype=np.int64)
+    turn[rows] = turns
+    fitted = np.ones(len(observed), dtype=bool)
+    fitted[rows] = part == PARTS.index("fit")
+    statistics = item_statistics(
+        item[rows], users[rows], item, users, gains, settings.statistics_strength,
+        turns=turn, query_turns=turns, mean=float(gains[fitted].mean()),
+    )  # fmt: skip
     if settings.taste is not None:
         histories = Histories(np.where(context >= 0, item[context], -1), gains[context])
-        known = Observed(users, item, gains)
+        known = Observed(users[fitted], item[fitted], gains[fitted])
         predicted = taste(users[rows], histories, np.arange(len(rows)), item[rows], known, settings.taste)
         statistics = np.column_stack([statistics, predicted])
     return CriticExamples(
@@ -168,7 +179,7 @@ def build_examples(
         history=with_queries(history, users[rows], query_embeddings),
         statistics=statistics.astype(np.float32),
         target=gains[rows].astype(np.float32),
-        part=_split(len(rows), settings.shares, seed),
+        part=part,
         embeddings=vectors.matrix,
         gain=gain,
     )
@@ -234,7 +245,8 @@ def history_embeddings(
     .. math:: q = \frac{\sum_j w_j \gamma^{t_j} e_j}{\lVert \sum_j w_j \gamma^{t_j} e_j \rVert}
 
     Source: STAR (arXiv 2410.16458), section 3.2. `t_j` counts steps back from the most recent item; counting from 0 or
-    from 1 is the same after the norm.
+    from 1 is the same after the norm. Unlike the retriever's query, a history points away from what has a negative
+    engagement.
 
     Args:
         items: Rows of `embeddings`, most recent *first*; -1 where there is none.
@@ -285,11 +297,18 @@ def _drawn(count: int, limit: int | None, seed: int) -> Int[np.ndarray, " n"]:
     return np.sort(np.random.default_rng([seed, 1]).choice(count, limit, replace=False))
 
 
-def _split(count: int, shares: tuple[float, float, float], seed: int) -> Int[np.ndarray, " n"]:
-    """Part of each example, as an index into `PARTS`; validation and test get at least one."""
+def _split(
+    count: int, shares: tuple[float, float, float], seed: int
+) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Part of each example, as an index into `PARTS`, and its turn from 1 on: fit, then validation, then test.
+
+    Validation and test get at least one.
+    """
     validation, test = (max(1, round(share * count)) for share in shares[1:])
     part = np.zeros(count, dtype=np.int8)
     order = np.random.default_rng(seed).permutation(count)
     part[order[:validation]] = PARTS.index("validation")
     part[order[validation : validation + test]] = PARTS.index("test")
-    return part
+    turns = np.empty(count, dtype=np.int64)
+    turns[np.concatenate([order[validation + test :], order[: validation + test]])] = np.arange(1, count + 1)
+    return part, turns

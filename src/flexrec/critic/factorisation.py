@@ -101,6 +101,10 @@ def fit_factorisation(
     )
 
 
+MATRIX_NUMBERS = 1 << 24
+"""At most so many numbers of the matrices of a step are in memory at once: 128 MiB."""
+
+
 def ridge_step(
     counts: sparse.csr_array,
     sums: sparse.csr_array,
@@ -127,7 +131,12 @@ def ridge_step(
     width = features.shape[1]
     products = (features[:, :, None] * features[:, None, :]).reshape(len(bias), width**2)
     penalty = np.diag([settings.bias_penalty] + [settings.factor_penalty] * (width - 1))
-    left = (counts @ products).reshape(-1, width, width) + penalty
     right = sums @ features - counts @ (bias[:, None] * features)
-    solved = np.linalg.solve(left, right[:, :, None])[:, :, 0]
+    solved = np.empty((counts.shape[0], width))
+    # the matrices of all rows at once would be gigabytes
+    rows = max(1, MATRIX_NUMBERS // width**2)
+    for start in range(0, counts.shape[0], rows):
+        part = slice(start, start + rows)
+        left = (counts[part] @ products).reshape(-1, width, width) + penalty
+        solved[part] = np.linalg.solve(left, right[part][:, :, None])[:, :, 0]
     return solved[:, 0], solved[:, 1:]

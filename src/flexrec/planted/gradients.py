@@ -1,9 +1,9 @@
 r"""Why one reward learns faster than another: the directions in which they push.
 
-The gradient of the expected NDCG itself, the *reference*, is estimated from many batches without bias and with little
-noise: with rewards to go, $\sum_{j \ge k} d_j g_j / \mathrm{IDCG}$ (what came before rank k does not depend on the
-choice at k), measured from their mean over the other rollouts of the group at the same rank. A method's gradient is
-that of the objective that it ascends, of the same policy and rollouts. Told are
+The gradient of the expected NDCG under the true gains, the *reference*, is estimated from many batches without bias and
+with little noise: with rewards to go, $\sum_{j \ge k} d_j g_j / \mathrm{IDCG}$ (what came before rank k does not depend
+on the choice at k), measured from their mean over the other rollouts of the group at the same rank. A method's gradient
+is that of the objective that it ascends, of the same policy and rollouts. Told are
 
 - `alignment`: the cosine between the reference and the method's gradient, the mean over all batches. Below 1 where the
   method pushes towards something else than NDCG (or where the noise of the mean is not yet small);
@@ -84,10 +84,13 @@ def _advantages(learners: Learners, batch: Batch, method: MethodSettings) -> Flo
 
 
 def rewards_to_go(learners: Learners, batch: Batch) -> Float[Tensor, "R B G T"]:
-    """Rewards to go, measured from the mean of the group's others; a token that names no item has that of the list."""
-    rewards = rank_rewards(batch.ranked["gains"], batch.ranked["idcg"])
+    """Rewards to go under the true gains, measured from the mean of the group's others.
+
+    A token that names no item has the reward of the list.
+    """
+    rewards = rank_rewards(batch.true["gains"], batch.true["idcg"])
     if batch.log_probabilities.shape[-1] > rewards.shape[-1]:
-        rewards = torch.cat([rewards, list_rewards(batch.ranked)[..., None]], -1)
+        rewards = torch.cat([rewards, list_rewards(batch.true)[..., None]], -1)
     G = rewards.shape[1]
     centred = (rewards - rewards.mean(1, keepdim=True)) * (G / (G - 1))
     return centred.unflatten(0, (len(learners.cell.seeds), -1))

@@ -44,11 +44,13 @@ class Batch:
         log_probabilities: Of every token, differentiable; item tokens first.
         ranked: What rewards are made of, in the order of each rollout, as the trainer gives it to
             `flexrec.rl.methods`; the R * B groups of all seeds along one axis.
+        true: The same with the true gains, which no method sees.
         overestimation: Every request's IDCG under the gains of training over the true one.
     """
 
     log_probabilities: Float[Tensor, "R B G T"]
     ranked: dict[str, Float[Tensor, "..."]]
+    true: dict[str, Float[Tensor, "..."]]
     overestimation: Float[Tensor, "R B"]
 
 
@@ -91,12 +93,17 @@ class Learners:
         views, orders = self.policies.sample(features, needs, uniforms)
         logps = self.policies.log_probabilities(features, needs, views, orders)
         ideals = (ideal_dcg(gains[self._runs, request, need]) for gains in (self.world.means, self.world.gains))
-        return Batch(logps, self._ranked(request, need, orders), torch.tensor(np.divide(*ideals)))
+        ranked, true = (self._ranked(gains, request, need, orders) for gains in (self.world.means, self.world.gains))
+        return Batch(logps, ranked, true, torch.tensor(np.divide(*ideals)))
 
     def _ranked(
-        self, request: Int[np.ndarray, "R B"], need: Int[np.ndarray, "R B"], orders: Int[Tensor, "R B G K"]
+        self,
+        of_world: Float[np.ndarray, "R N M K"],
+        request: Int[np.ndarray, "R B"],
+        need: Int[np.ndarray, "R B"],
+        orders: Int[Tensor, "R B G K"],
     ) -> dict[str, Float[Tensor, "..."]]:
-        means = self.world.means[self._runs, request, need]
+        means = of_world[self._runs, request, need]
         variances = self.world.variances[self._runs, request]
         G, K = orders.shape[2:]
 

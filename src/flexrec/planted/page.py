@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from flexrec.planted.results import BEST, COMMON
+from flexrec.planted.results import BEST, COMMON, FAMILY
 from flexrec.planted.settings import ComparisonSettings, PlantedSettings, ReportedStatistics
 from flexrec.planted.study import IDEAL, JOINT
 from flexrec.reporting.style import interval, number, p_value
@@ -52,6 +52,20 @@ class Answers:
     def _told(self, rows: pd.DataFrame, name: str, above: str, below: str) -> str:
         parts = zip((above, below, "no difference found"), self._sorted_out(rows, name), strict=True)
         return "; ".join(f"{words}: {', '.join(names) or 'none'}" for words, names in parts)
+
+    def few_seeds(self) -> list[str]:
+        """For which experiments the seeds are too few for any difference to be called one."""
+        sentences = []
+        for experiment, own in self._results.dropna(subset=["p"]).groupby("experiment", sort=False):
+            # a sign flip of all seeds is as extreme as none; the smallest p of a family counts as often as it has tests
+            families = own.groupby(list(FAMILY), sort=False).size()
+            least = 2.0 ** (1 - int(own["seeds"].min())) * int(families.min())
+            if least >= self._significant:
+                sentences.append(
+                    f"*{experiment}*: with {int(own['seeds'].min())} seeds no p falls below {min(1.0, least):.2g} by "
+                    "Holm's correction, so that no difference can be found whatever it is."
+                )
+        return sentences
 
     # ---- one answer per question ----
 
@@ -118,8 +132,8 @@ class Answers:
             if scope == "batch" and len(over):
                 sentences.append(
                     "The variance of a reward is divided by the square of an IDCG that the critic itself predicts: "
-                    f"weighted over the {scope}, IDCG over its true value is larger by {number(over.min(), 2)} to "
-                    f"{number(over.max(), 2)} than without weights."
+                    f"weighted over the {scope}, the mean of IDCG over its true value changes by {over.min():+.2f} to "
+                    f"{over.max():+.2f}."
                 )
         return sentences
 
@@ -268,6 +282,7 @@ def planted_page(results: pd.DataFrame, rates: pd.DataFrame, settings: PlantedSe
         "p: paired sign-flip test over seeds, Holm-adjusted over the comparisons of one measure in an experiment, at "
         "one choice of the learning rate. A difference is "
         f"called one below p = {settings.statistics.significant:g}.",
+        *answers.few_seeds(),
         *_section(
             "1 Which reward learns fastest at equal tokens?",
             [
@@ -320,6 +335,8 @@ def planted_text(results: pd.DataFrame, rates: pd.DataFrame, statistics: Reporte
         "reasoning": answers.comparison("reasoning"),
         "gradients": answers.gradients(),
     }
+    if few := answers.few_seeds():
+        groups = {"too few seeds": few, **groups}
     lines = [f"{name}\n" + "\n".join(f"  {line.replace('*', '')}" for line in told) for name, told in groups.items()]
     return "\n\n".join(lines) + "\n"
 

@@ -23,6 +23,9 @@ COMPARED = ("area ndcg_at_5", "area ndcg_at_k", "final ndcg_at_5", "final ndcg_a
 COLUMNS = (*KEYS, "need", "measure", "mean", "low", "high", "seeds")
 TESTS = ("reference", "difference", "difference_low", "difference_high", "p", "p_holm")
 
+FAMILY = ("experiment", "choice", "measure")
+"""What the comparisons have in common over which Holm's correction is made."""
+
 
 def area(curves: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Mean height of each curve over the tokens sampled: the area under it (trapezoids) over its width.
@@ -98,7 +101,7 @@ def summarise_planted(curves: pd.DataFrame, statistics: ReportedStatistics) -> p
             tests = [_test(wide, variant, other, statistics) for other in others if other in wide]
             rows += [row | test for test in tests] or [row]
     results = pd.DataFrame(rows, columns=[*COLUMNS, *TESTS])
-    for _, family in results.dropna(subset=["p"]).groupby(["experiment", "choice", "measure"]):
+    for _, family in results.dropna(subset=["p"]).groupby(list(FAMILY)):
         results.loc[family.index, "p_holm"] = holm(family["p"].to_numpy())
     numbers = ["difference", "difference_low", "difference_high", "p", "p_holm"]
     return results.astype(dict.fromkeys(numbers, "float64"))

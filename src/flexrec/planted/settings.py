@@ -201,6 +201,8 @@ class WeightingSettings(Settings):
         _refuse_repeated("critics", [critic.name for critic in self.critics])
         _refuse_repeated("noises", self.noises)
         _refuse_repeated("scopes", self.scopes)
+        if self.scopes[0] != "none":
+            raise ValueError("the first of the scopes is what the others are compared with: `none`, equal weights")
         if self.low > self.high:
             raise ValueError(f"the smallest weight, {self.low:g}, is above the largest, {self.high:g}")
         return self

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 Message = dict[str, str]
 
 _CHARACTERS_PER_TOKEN = 4  # of English; for the estimate before anything is asked
+FILTERED = "content_filter"
+"""Why an answer has no text where the endpoint's filter refuses a prompt, as OpenAI and Azure call it."""
+
 _OWN_FIELDS = frozenset({"model", "messages", "temperature", "max_tokens", "max_completion_tokens", "n", "stream"})
 
 
@@ -288,6 +291,9 @@ def _request(client: OpenAI, key: str, messages: Sequence[Message], settings: Ch
     try:
         answer = create(messages=list(messages), extra_body=settings.extra or None, **_options(settings))
     except OpenAIError as error:
+        if getattr(error, "code", None) == FILTERED:
+            # of this prompt, for ever: an answer without text, and no reason to ask for no other
+            return Reply(text="", finish=FILTERED, input_tokens=0, output_tokens=0)
         raise refused(error, key, settings, "answer") from None
     except ValueError:
         # no JSON
@@ -297,6 +303,12 @@ def _request(client: OpenAI, key: str, messages: Sequence[Message], settings: Ch
     message = getattr(first, "message", None)
     if message is None:
         raise other
+    # a gateway may say so of a model behind it, with status 200; it is no answer to be kept
+    if getattr(first, "finish_reason", None) == "error" or getattr(first, "error", None):
+        raise InputError(
+            f"{settings.base_url}, model {settings.model}: the model behind the endpoint has failed; the same command "
+            "asks for what is missing"
+        )
     # a model may decline, or think until its tokens are used up: then there is no text
     text = getattr(message, "content", None)
     usage = getattr(answer, "usage", None)

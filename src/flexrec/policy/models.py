@@ -184,7 +184,9 @@ def _write_pretrained(spec: HubModel | FolderModel, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = spec.repository if isinstance(spec, HubModel) else spec.path
-    options = {"revision": spec.revision} if isinstance(spec, HubModel) else {}
+    # a path that is no folder would be taken for a repository; code of a repository is not run, nor is anybody asked to
+    options: dict[str, Any] = {"trust_remote_code": False}
+    options |= {"revision": spec.revision} if isinstance(spec, HubModel) else {"local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model = AutoModelForCausalLM.from_pretrained(

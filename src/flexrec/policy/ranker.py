@@ -11,6 +11,7 @@ from flexrec.progress import track
 from flexrec.prompting import (
     PromptSettings,
     build_messages,
+    control_tokens,
     identifier_tokens,
     identifiers,
     parse_answer,
@@ -72,7 +73,8 @@ class Ranker:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
-        self.prompting = prompting
+        tokens = (*prompting.special_tokens, *control_tokens(tokenizer))
+        self.prompting = prompting.model_copy(update={"special_tokens": tuple(dict.fromkeys(tokens))})
         self.decoding = decoding or DecodingSettings()
         self._grammars: dict[int, Grammar] = {}
         self._engine: SharedPromptEngine | ReplicatedEngine | None = None

@@ -9,7 +9,7 @@ from flexrec.prompting.answers import (
     token_ranks,
 )
 from flexrec.prompting.identifiers import identifier_tokens, identifiers
-from flexrec.prompting.messages import build_messages, neutralise
+from flexrec.prompting.messages import build_messages, control_tokens, neutralise
 from flexrec.prompting.settings import PromptSettings
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PromptSettings",
     "build_messages",
     "complete_order",
+    "control_tokens",
     "identifier_tokens",
     "identifiers",
     "neutralise",

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +33,7 @@ from flexrec.ranking.needs import Need, uses_engagement
 # Control tokens of chat templates and the tags of an answer are written with angle brackets (<|im_end|>, <s>,
 # </answer>); without any, none of them can be. The wide forms become plain ones in tokenizers that normalise.
 _BRACKETS = str.maketrans("<>\uff1c\uff1e\ufe64\ufe65\uff3b\uff3d", "()()()()")
+_ANGLED = set("<>")
 
 
 def build_messages(instance: Instance, need: Need, settings: PromptSettings) -> list[dict[str, str]]:
@@ -106,6 +108,12 @@ def neutralise(text: str, special_tokens: Sequence[str] = ()) -> str:
     return line
 
 
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The control tokens of a tokenizer that `neutralise` has to be told of: those without angle brackets."""
+    added = tokenizer.added_tokens_decoder.values()
+    return tuple(sorted({token.content for token in added if token.special and not _ANGLED & set(token.content)}))
+
+
 def _instruction(need: Need, nouns: Mapping[str, str]) -> str:
     """The need's instruction with the dataset's noun in it; other braces stay as they are."""
     text = need.instruction
@@ -120,7 +128,8 @@ def _cleaner(settings: PromptSettings, limit: int) -> Callable[[str], str]:
     place = [field for _, field, _, _ in pieces].index("id")
     before = pieces[place][0].strip()
     after = pieces[place + 1][0].strip() if place + 1 < len(pieces) else ""
-    name = "[A-Za-z]" if settings.identifiers == "letters" else "[0-9]+"
+    # the sign of kelvin is a K to tokenizers that normalise
+    name = "[A-Za-z\u212a]" if settings.identifiers == "letters" else "[0-9]+"
     if before:
         # "2001: A Space Odyssey" would show candidate A where the line ends in ": A"
         forged, harmless = re.compile(rf"{re.escape(before)}(?=\s*{name}(?!\w))"), ""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from flexrec.config import Settings
 from flexrec.prompting.identifiers import IdentifierKind
-from flexrec.prompting.templates import check_template, template_fields
+from flexrec.prompting.templates import CONTROL_TOKENS, check_template, template_fields
 from flexrec.ranking.instances import SHOWABLE
 
 Words = TypeVar("Words", bound=tuple[str, ...])
@@ -181,7 +181,7 @@ class PromptSettings(Settings):
         default=60, ge=4, description="The same for an instance with a query, the query itself included."
     )
     special_tokens: tuple[str, ...] = Field(
-        default=("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "[TOOL_RESULTS]"),
+        default=CONTROL_TOKENS,
         description="Control tokens without angle brackets that must not come out of a title.",
     )
     system: str = Field(default="You rank items for a user.", description="System message; none where it is empty.")

@@ -7,6 +7,19 @@ plain fields only, and a text that is put in is never read as a template itself.
 from collections.abc import Collection, Mapping
 from string import Formatter
 
+CONTROL_TOKENS = (
+    "[INST]",
+    "[/INST]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+)
+"""Of chat templates, those without angle brackets; where there is a tokenizer, its own are added to them."""
+
 
 def check_template(template: str, *, name: str, allowed: Collection[str], required: Collection[str] = ()) -> str:
     """Return the template if it uses allowed fields only, and every required one.

@@ -128,7 +128,8 @@ def _require_columns(table: pd.DataFrame, name: str, columns: Sequence[str]) -> 
 
 def _refuse_repeated(values: Sequence[int], place: str) -> None:
     if len(set(values)) < len(values):
-        repeated = next(value for row, value in enumerate(values) if value in values[:row])
+        seen: set[int] = set()
+        repeated = next(value for value in values if value in seen or seen.add(value))  # type: ignore[func-returns-value]
         raise InputError(f"{place}: {repeated} occurs more than once; every id may stand there only once")
 
 

@@ -86,6 +86,8 @@ def need_gains(
     need: Need,
     signals: Mapping[str, Float[np.ndarray, "*batch K"]],
     engagement_variance: Float[np.ndarray, "*batch K"] | None = None,
+    *,
+    cut: bool = True,
 ) -> tuple[Float[np.ndarray, "*batch K"], Float[np.ndarray, "*batch K"]]:
     r"""Gains of the candidates under a need, and the variance that uncertain engagement gives them.
 
@@ -103,10 +105,11 @@ def need_gains(
         signals: Signal values by name, the candidates of one instance along the last axis; `engagement` is the
             engagement *gain* (mean prediction where it was not observed). Only the signals of the need are read.
         engagement_variance: Variance of the engagement gain, in its squared unit; 0 where observed. None means 0.
+        cut: False: the sum without the cut at 0, for an order in which what is below 0 is not all alike.
 
     Returns:
-        Gains (>= 0) and their variances (>= 0), shaped like the signals. The variance is 0 where the need does not
-        use engagement.
+        Gains (>= 0, unless they are not cut) and their variances (>= 0), shaped like the signals. The variance is 0
+        where the need does not use engagement.
 
     Raises:
         InputError: If a signal of the need is absent, not finite or of another shape, or a variance is negative.
@@ -134,7 +137,7 @@ def need_gains(
             variance = slope**2 * _checked_variance(engagement_variance, shape)
     if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
         raise InputError("a need's gain overflows; lower its weights and scales or use normalise: minmax")
-    return np.maximum(mean, 0.0), variance
+    return np.maximum(mean, 0.0) if cut else mean, variance
 
 
 def select_needs(selection: str, needs: Mapping[str, Need]) -> tuple[str, ...]:

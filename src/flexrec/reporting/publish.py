@@ -244,6 +244,26 @@ def fill_times(text: str, seconds: Mapping[str, float]) -> str:
     return replace_block(text, "pipelines", "\n".join(lines))
 
 
+def refuse_other_regime(page: Path, facts: Mapping[str, str]) -> None:
+    """Make sure that a page takes the place of an older one of the same density and seed only.
+
+    Args:
+        page: The published file, which need not be there.
+        facts: Of what would take its place.
+
+    Raises:
+        InputError: What lies there is of another density or seed.
+    """
+    if not page.is_file():
+        return
+    there = dict(fact_rows(page.read_text(encoding="utf-8").partition(FACTS)[2]))
+    for name in ("density", "seed"):
+        if name in there and name in facts and there[name] != facts[name]:
+            raise InputError(
+                f"{page} is of {name} {there[name]}, what would take its place of {facts[name]}: move it away first"
+            )
+
+
 def publish(places: Sequence[Path], *, readme: Path, docs: Path) -> list[Path]:
     """Publish results; either everything is written or, after a mistake, nothing.
 
@@ -256,12 +276,15 @@ def publish(places: Sequence[Path], *, readme: Path, docs: Path) -> list[Path]:
         The published files.
 
     Raises:
-        InputError: See `newest_results`, `read_result` and `replace_block`; or two results that would have one name.
+        InputError: See `newest_results`, `read_result`, `replace_block` and `refuse_other_regime`; or two results that
+            would have one name.
     """
     results = [read_result(path) for path in newest_results(places)]
     names = [result.name for result in results]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two results would both become {twice[0]}.md; name one of them by its path")
+    for result in results:
+        refuse_other_regime(docs / f"{result.name}.md", result.facts)
     link = docs.absolute().relative_to(readme.absolute().parent).as_posix()
     text = replace_block(readme.read_text(encoding="utf-8"), "results", readme_block(results, link))
     text = fill_times(text, stage_seconds(results[0].steps))

@@ -17,7 +17,7 @@ from flexrec.files import replacing
 from flexrec.fingerprint import Sidecar
 from flexrec.reporting.blocks import markdown_text
 from flexrec.reporting.pictures import picture, plain_text
-from flexrec.reporting.publish import FACTS, fact_rows, origin
+from flexrec.reporting.publish import FACTS, fact_rows, origin, refuse_other_regime
 
 
 def _of_run(kind: str) -> Callable[[Path], str]:
@@ -125,10 +125,11 @@ def publish(places: Sequence[Path], *, docs: Path) -> list[Path]:
     """Publish pages; either every one is read without a mistake or nothing is written.
 
     Raises:
-        InputError: See `found_pages`, `published` and `picture`.
+        InputError: See `found_pages`, `published`, `picture` and `refuse_other_regime`.
     """
     files: dict[Path, bytes] = {}
     for name, path in found_pages(places).items():
+        refuse_other_regime(docs / name, dict(fact_rows(path.read_text(encoding="utf-8").partition(FACTS)[2])))
         drawn = pictures(path, name)
         files[docs / name] = published(path, name, drawn).encode()
         files |= {docs / file: content for file, (_, content) in drawn.items()}

@@ -11,7 +11,8 @@ from flexrec.study.tables import StudyTable
 
 HOW_TO_READ = (
     "Every row of a table was measured on the same instances. Methods that learn from the same gains share their "
-    "warm-up, and all share the untrained model. A star marks the best measured mean of a column.",
+    "warm-up, and all share the untrained model. A star marks the best measured mean of a column, among rows of all "
+    "seeds.",
     "An interval is a bootstrap over seeds and, within a seed, over users with all their instances. Of one seed it "
     "covers users only. Of three seeds it is a little too narrow: their spread is estimated from three numbers.",
     "Differences are paired by seed and instance. p comes from a two-sided sign-flip test with users as units, for the "
@@ -22,7 +23,7 @@ HOW_TO_READ = (
     "the number of identifiers per candidate that name nothing; such answers are completed at random before they are "
     "scored.",
     "Training seconds and tokens (of prompts and answers, read and written while training) are means over seeds; they "
-    "leave out the warm-up, which has its own row, and depend on the machine.",
+    "leave out the warm-up that methods share, which has its own row, and depend on the machine.",
     "Rows of the paper are its own numbers and were not measured here.",
 )
 

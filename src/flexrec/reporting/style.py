@@ -125,9 +125,9 @@ def looks(present: Iterable[str], methods: Sequence[str] = ()) -> dict[str, Look
         elif name in STAGES:
             styled[name] = Look(label(name), _STAGE_COLOURS[name], "circle")
         else:
-            place = trained.index(name)
-            colour = _POLICY_COLOURS[place % len(_POLICY_COLOURS)]
-            styled[name] = Look(label(name), colour, _SYMBOLS[place % len(_SYMBOLS)])
+            turn, place = divmod(trained.index(name), len(_POLICY_COLOURS))
+            # a colour that comes again has another symbol
+            styled[name] = Look(label(name), _POLICY_COLOURS[place], _SYMBOLS[(place + turn) % len(_SYMBOLS)])
     return styled
 
 

@@ -136,12 +136,18 @@ def _request(client: OpenAI, key: str, texts: list[str], settings: ApiSettings) 
 
     options: dict[str, Any] = {} if settings.dimensions is None else {"dimensions": settings.dimensions}
     where = f"{settings.base_url}, model {settings.model}"
+    other = InputError(f"{where}: what was answered is no list of embeddings; look at base_url")
     try:
         # not every endpoint knows the client's own choice, base64
         answer = client.embeddings.create(model=settings.model, input=texts, encoding_format="float", **options)
     except OpenAIError as error:
         raise refused(error, key, settings, "embeddings") from None
-    data = sorted(answer.data or [], key=lambda entry: entry.index)
+    except ValueError:
+        # no JSON
+        raise other from None
+    if not isinstance(found := getattr(answer, "data", None), list):
+        raise other
+    data = sorted(found, key=lambda entry: entry.index)
     if [entry.index for entry in data] != list(range(len(texts))):
         raise InputError(f"{where}: {len(data)} vectors for {len(texts)} texts; try a smaller batch_size")
     vectors = [np.asarray(entry.embedding, dtype=np.float32) for entry in data]

@@ -178,7 +178,7 @@ def _moments(
 
     found: dict[str, list[_Moment]] = {split: [] for split in SPLITS}
     dropped, left_out = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-    largest = 0
+    largest = dict.fromkeys(SPLITS, 0)
     asked = dict.fromkeys(SPLITS, candidates)
     known_users = zip(*(every_user[name].tolist() for name in every_user.columns), starts, stops, strict=True)
     for user, split, size, last, start, stop in track(
@@ -196,7 +196,7 @@ def _moments(
             fewest = candidates
         asked[split] = fewest
         pools = size - known
-        largest = max(largest, int(pools.max(initial=0)))
+        largest[split] = max(largest[split], int(pools.max(initial=0)))
         usable = np.flatnonzero(pools >= fewest)
         left_out[split] += len(pools) - len(usable)
         if not usable.size:
@@ -211,7 +211,7 @@ def _moments(
         if limits[split] > 0 and not found[split]:
             raise InputError(
                 f"split {split} has no instance: no user of it has {asked[split]} judged items to choose from "
-                f"(the largest pool of any user has {largest}). Lower `candidates`, or use more data."
+                f"(the largest pool of its users has {largest[split]}). Lower `candidates`, or use more data."
             )
         first = sorted(found[split], key=lambda moment: (moment.turn, moment.key))[: limits[split]]
         found[split] = sorted(first, key=lambda moment: (moment.user_id, moment.query_time))

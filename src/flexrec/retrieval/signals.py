@@ -113,11 +113,17 @@ def label_signals(
         labelled_instances, and true_labels (validation and test only), aligned with the shuffled candidates.
 
     Raises:
-        InputError: A setting out of range, an unknown candidate, or a candidate without a label.
+        InputError: A setting out of range, a window of parts of days over daily counts, an unknown candidate, or a
+            candidate without a label.
     """
     if trend_window_days <= 0 or quality_strength <= 0:
         raise InputError(
             f"trend_window_days and quality_strength must be above 0, got {trend_window_days} and {quality_strength}"
+        )
+    if daily_counts is not None and len(daily_counts) and not float(trend_window_days).is_integer():
+        raise InputError(
+            f"trend_window_days {trend_window_days:g}: the platform counts its plays by the day, so the window has to "
+            "be a whole number of days"
         )
     table = as_table(observations)
     _refuse_unknown_items(table, items)

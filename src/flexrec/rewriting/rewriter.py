@@ -7,6 +7,7 @@ from flexrec.errors import InputError
 from flexrec.policy.grammar import Grammar
 from flexrec.policy.settings import DecodingSettings
 from flexrec.progress import track
+from flexrec.prompting import control_tokens
 from flexrec.rewriting.prompts import Shown, parse_rewrite, rewrite_messages
 from flexrec.rewriting.settings import RewritePromptSettings
 
@@ -36,7 +37,9 @@ class Rewriter:
         items: str,
         decoding: DecodingSettings | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        tokens = tuple(dict.fromkeys((*settings.special_tokens, *control_tokens(tokenizer))))
+        self.model, self.tokenizer = model, tokenizer
+        self.settings = settings.model_copy(update={"special_tokens": tokens})
         self.decoding = decoding or DecodingSettings()
         self._shown, self._items = shown, items
         end = tokenizer.eos_token_id

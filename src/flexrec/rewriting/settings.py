@@ -1,11 +1,11 @@
 """Settings of the query rewriting."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, RootModel, field_validator
+from pydantic import Field, RootModel, field_validator, model_validator
 
 from flexrec.config import Settings
-from flexrec.prompting.templates import check_template
+from flexrec.prompting.templates import CONTROL_TOKENS, check_template
 from flexrec.ranking.task import InstanceCounts
 from flexrec.rl.settings import RlSettings
 
@@ -84,19 +84,34 @@ class RewritePromptSettings(Settings):
     max_document_chars: int = Field(default=90, ge=4, description="Of a document that is shown")
     max_answer_tokens: int = Field(default=32, ge=2, description="Of an answer, without its opening")
     special_tokens: tuple[str, ...] = Field(
-        default=("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]", "[TOOL_RESULTS]"),
+        default=CONTROL_TOKENS,
         description="Control tokens without angle brackets that must not come out of a text",
     )
 
-    @field_validator("user", "system")
+    @field_validator("system")
     @classmethod
     def _message(cls, text: str) -> str:
         return check_template(text, name="message", allowed=("query", "documents", "examples", "items"))
+
+    @field_validator("user")
+    @classmethod
+    def _request(cls, text: str) -> str:
+        allowed = ("query", "documents", "examples", "items")
+        return check_template(text, name="message", allowed=allowed, required=("query",))
 
     @field_validator("example")
     @classmethod
     def _example(cls, text: str) -> str:
         return check_template(text, name="example", allowed=("query", "rewrite"), required=("query", "rewrite"))
+
+    @model_validator(mode="after")
+    def _reasoning_comes_first(self) -> Self:
+        if self.reasoning and "<answer>" in self.opening.partition("</think>")[0]:
+            raise ValueError(
+                "with reasoning an answer begins with <think>, so that none with this `opening` would have the right "
+                'form; write opening: "<think>", and raise max_answer_tokens'
+            )
+        return self
 
 
 class RewardSettings(Settings):

@@ -303,6 +303,18 @@ def costs(curves: pd.DataFrame | None) -> dict[str, float]:
     return totals
 
 
+def with_own_warm_up(curves: pd.DataFrame) -> frozenset[str]:
+    """The methods that made more steps than are counted as their updates: they began with a warm-up of their own.
+
+    Args:
+        curves: Table `study_curves`.
+    """
+    keys = ["dataset", "density", "model", "trained_on", Columns.METHOD, "seed"]
+    updates = curves[curves["metric"] == "cost/updates"].groupby(keys)["value"].max()
+    more = curves.groupby(keys)["step"].max().reindex(updates.index) > updates
+    return frozenset(more[more].index.get_level_values(Columns.METHOD))
+
+
 def _parts(result: CellResult) -> list[pd.DataFrame]:
     """The instance metrics of a cell by method and need, with what tells rows of a study apart."""
     return [

@@ -28,6 +28,20 @@ def row_label(method: str, kind: str, trained_on: str, need: str) -> str:
     return text if trained_on in ("", need) else f"{text}, trained on {trained_on}"
 
 
+def of_most_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the most seeds: the mean of fewer is about other trainings and users, and may be the easier ones.
+
+    Args:
+        rows: With a column `seeds`.
+    """
+    return rows[rows["seeds"] == rows["seeds"].max()]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def measured_rows(
     need: str,
     wanted: Sequence[str],
@@ -151,7 +165,7 @@ def printed_row(
         low, high = row[f"difference_low_{reference}"], row[f"difference_high_{reference}"]
         bounds = f" [{low:+.3f}, {high:+.3f}]" if low == low else ""
         fewer = int(row[f"paired_seeds_{reference}"]) < int(row["seeds"])
-        seeds = f" ({int(row[f'paired_seeds_{reference}'])} seeds)" if fewer else ""
+        seeds = f" ({counted(int(row[f'paired_seeds_{reference}']), 'seed')})" if fewer else ""
         cells += [Cell(f"{difference:+.3f}{bounds}{seeds}"), Cell(p_value(float(row[f"p_holm_{reference}"])))]
     spread = float(row[f"{primary}_spread"])
     cells += [Cell(str(row["seeds"])), Cell(number(spread) if spread == spread else "")]

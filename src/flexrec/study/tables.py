@@ -1,6 +1,6 @@
 """The tables of a study: which there are, and what stands in each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
@@ -14,6 +14,7 @@ from flexrec.study.rows import (
     SIDE,
     cross_table,
     measured_rows,
+    of_most_seeds,
     paper_numbers,
     printed_paper_row,
     printed_row,
@@ -36,6 +37,7 @@ def study_tables(
     *,
     switching: pd.DataFrame | None = None,
     input_order: pd.DataFrame | None = None,
+    own_warm_up: Collection[str] = (),
 ) -> list[StudyTable]:
     """Lay a study out as its tables.
 
@@ -52,6 +54,7 @@ def study_tables(
         how: Resampling, for the best row with an LLM against the best without.
         switching: Table `study_switching`; None where nothing was probed.
         input_order: Table `study_input_order`; None where nothing was probed.
+        own_warm_up: Methods whose training begins with a warm-up of its own (`flexrec.study.collection`).
     """
     groups = _groups(cells, means)
     if settings.tables is None:
@@ -85,7 +88,7 @@ def study_tables(
             tables.append(
                 _table(
                     name, kind, group, wanted, planned, part, where(comparisons, own), where(instances, own),
-                    paper, settings, options, how,
+                    paper, settings, options, how, own_warm_up,
                 )
             )  # fmt: skip
     return tables
@@ -140,12 +143,13 @@ def _table(
     settings: StudySettings,
     options: StudyOptions,
     how: Resampling,
+    own_warm_up: Collection[str],
 ) -> StudyTable:
     need = group[3]
     references = [reference for reference in settings.references if reference in set(compared["reference"])]
     numbers = measured_rows(need, wanted, planned, means, compared, references, options.metrics)
     shown = [metric for metric in options.metrics if not says_nothing_new(numbers, metric)]
-    best = {metric: number(float(numbers[metric].max())) if len(numbers) else "" for metric in shown}
+    best = {metric: number(float(of_most_seeds(numbers)[metric].max())) if len(numbers) else "" for metric in shown}
     rows = [printed_row(row, shown, best, references, options.primary) for _, row in numbers.iterrows()]
     headings = (
         "method",
@@ -173,5 +177,5 @@ def _table(
         cross=cross_table(kind.cross, numbers, need, options.primary),
         by_seed=seed_table(numbers, instances, options.primary) if len(numbers) else (),
         sentences=tuple(sentences(instances, means, need, options, how)) if kind.sample == "test" else (),
-        notes=tuple(notes_of(need, wanted, planned, numbers, references, bool(paper), options)),
+        notes=tuple(notes_of(need, wanted, planned, numbers, references, bool(paper), options, own_warm_up)),
     )

@@ -1,13 +1,13 @@
 """What a table of a study shows in words: who wins without an LLM, and how to read the rows."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 
 from flexrec.ranking.columns import Columns
 from flexrec.reporting.style import label, metric_label, number, p_value
 from flexrec.study.collection import BASELINE, TRAINED
-from flexrec.study.rows import made_tests, row_label
+from flexrec.study.rows import counted, made_tests, of_most_seeds, row_label
 from flexrec.study.settings import StudyOptions
 from flexrec.study.statistics import ROW, Resampling, compare, where
 
@@ -17,9 +17,11 @@ _SIGNIFICANT = 0.05
 def sentences(
     instances: pd.DataFrame, means: pd.DataFrame, need: str, options: StudyOptions, how: Resampling
 ) -> list[str]:
-    """Who wins without an LLM: the best row without one against the best with one."""
+    """Who wins without an LLM: the best row without one against the best with one, of those that have all seeds."""
     primary = means[means["metric"] == options.primary]
-    without, with_one = primary[primary["kind"] == BASELINE], primary[primary["kind"] != BASELINE]
+    without, with_one = (
+        of_most_seeds(primary[same]) for same in (primary["kind"] == BASELINE, primary["kind"] != BASELINE)
+    )
     if without.empty or with_one.empty:
         return []
     # the first of equals
@@ -37,6 +39,8 @@ def sentences(
     bounds = f" [{low:+.3f}, {high:+.3f}]" if low == low else ""
     p = p_value(found["p"])
     size = f"{found['difference']:+.3f}{bounds}, p {p if p.startswith('<') else f'= {p}'}"
+    if found["paired_seeds"] < max(simple["seeds"], llm["seeds"]):
+        size += f", with {counted(int(found['paired_seeds']), 'seed')} that both have"
     # p is about other users for these trainings; the interval is about other trainings, too
     clear = found["p"] < _SIGNIFICANT and not low <= 0.0 <= high
     if not clear:
@@ -56,6 +60,7 @@ def notes_of(
     references: Sequence[str],
     paper: bool,
     options: StudyOptions,
+    own_warm_up: Collection[str] = (),
 ) -> list[str]:
     """What was measured, how to read it, and what is not there."""
     notes = []
@@ -85,6 +90,10 @@ def notes_of(
     else:
         notes.append("Nothing of this was measured.")
     trained = set(numbers.loc[numbers["kind"] == TRAINED, Columns.METHOD]) if len(numbers) else set()
+    if taught := [name for name in wanted if name in trained and name in own_warm_up]:
+        notes.append(
+            f"Training seconds of {', '.join(label(name) for name in taught)} include its own warm-up; tokens do not."
+        )
     if absent := [name for name in wanted if name not in set(planned[Columns.METHOD])]:
         notes.append(f"Not in this study: {', '.join(label(name) for name in absent)}.")
     for _, cell in planned[(planned["state"] != "done") & planned[Columns.METHOD].isin(wanted)].iterrows():

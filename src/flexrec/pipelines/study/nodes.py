@@ -27,7 +27,7 @@ from flexrec.reporting.figures.study import forest_figure, learning_figure, mean
 from flexrec.reporting.figures.training import LOSS, REWARD, SPREAD, WEIGHTS
 from flexrec.reporting.provenance import provenance
 from flexrec.reporting.study_page import render_study
-from flexrec.study.collection import TRAINED, CellResult, collect
+from flexrec.study.collection import TRAINED, CellResult, collect, with_own_warm_up
 from flexrec.study.parts import Part, joined, read_parts, taken
 from flexrec.study.plan import Cell, cells_of, refuse_unknown_rows
 from flexrec.study.printing import failures, study_facts, study_markdown, study_text, write_tables
@@ -157,6 +157,7 @@ def tabulate(
     instances: pd.DataFrame,
     means: pd.DataFrame,
     compared: pd.DataFrame,
+    curves: pd.DataFrame,
     switching: pd.DataFrame,
     input_order: pd.DataFrame,
     name: str,
@@ -167,8 +168,9 @@ def tabulate(
     """The tables as Markdown, as text for the terminal, and as files of numbers."""
     how = _resampling(options, evaluate)
     tables = study_tables(
-        cells, instances, means, compared, settings, options, how, switching=switching, input_order=input_order
-    )
+        cells, instances, means, compared, settings, options, how,
+        switching=switching, input_order=input_order, own_warm_up=with_own_warm_up(curves),
+    )  # fmt: skip
     return (
         study_markdown(settings.title, tables, provenance(**study_facts(name, cells))),
         study_text(tables, cells),
@@ -191,8 +193,8 @@ def draw_study(
         learning_figure(curves, by="tokens", methods=methods),
         critic_calibration_figure(critic_predictions, critic_reliability),
         # a figure without its own curve says why there is none, by those that there are
-        advantage_spread_figure(mean_curves(curves, [SPREAD, REWARD, LOSS])),
-        uncertainty_weights_figure(mean_curves(curves, [*WEIGHTS, REWARD, LOSS])),
+        advantage_spread_figure(mean_curves(curves, [SPREAD, REWARD, LOSS]), methods=methods),
+        uncertainty_weights_figure(mean_curves(curves, [*WEIGHTS, REWARD, LOSS]), methods=methods),
     )
 
 
@@ -201,6 +203,7 @@ def write_page(
     instances: pd.DataFrame,
     means: pd.DataFrame,
     compared: pd.DataFrame,
+    curves: pd.DataFrame,
     switching: pd.DataFrame,
     input_order: pd.DataFrame,
     results_figure: go.Figure,
@@ -217,8 +220,9 @@ def write_page(
     """Everything as one HTML page."""
     how = _resampling(options, evaluate)
     tables = study_tables(
-        cells, instances, means, compared, settings, options, how, switching=switching, input_order=input_order
-    )
+        cells, instances, means, compared, settings, options, how,
+        switching=switching, input_order=input_order, own_warm_up=with_own_warm_up(curves),
+    )  # fmt: skip
     figures = {
         "Every row with its interval": results_figure,
         "Learning by steps": steps_figure,

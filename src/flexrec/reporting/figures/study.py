@@ -20,7 +20,7 @@ from flexrec.reporting.style import (
     ordered,
     plotly_text,
 )
-from flexrec.study.rows import row_label
+from flexrec.study.rows import of_most_seeds, row_label
 
 _PANEL = ["dataset", "density", "model", Columns.NEED, "sample"]
 _TASK = ["dataset", "density", "model", "trained_on"]
@@ -77,7 +77,7 @@ def forest_figure(means: pd.DataFrame, *, metric: str = "ndcg_at_5", methods: Se
     labels = [plotly_text(name) for name in names]
     figure.update_yaxes(categoryorder="array", categoryarray=labels, range=[len(labels) - 0.4, -0.7])
     figure.update_xaxes(title_text=metric_label(metric))
-    best = [part.sort_values("mean", ascending=False, kind="stable").iloc[0] for _, part in panels]
+    best = [of_most_seeds(part).sort_values("mean", ascending=False, kind="stable").iloc[0] for _, part in panels]
     winners = "; ".join(
         f"on {row[Columns.NEED]} {_row_name(row)} with {number(float(row['mean']))}" for row in best[:4]
     )
@@ -133,7 +133,7 @@ def learning_figure(curves: pd.DataFrame, *, by: str = "steps", methods: Sequenc
         subplot_titles=[plotly_text(_task_name(key, panels)) for key, _ in panels],
     )
     shown: set[str] = set()
-    ends = []
+    ends: list[list[tuple[float, str]]] = [[] for _ in panels]
     for place, (_, part) in enumerate(panels):
         where = {"row": place // columns + 1, "col": place % columns + 1}
         for name in ordered(part[Columns.METHOD], methods):
@@ -161,13 +161,19 @@ def learning_figure(curves: pd.DataFrame, *, by: str = "steps", methods: Sequenc
                 **where,
             )  # fmt: skip
             shown.add(name)
-            ends.append((float(mean["value"].iloc[-1]), f"{look.label} {number(float(mean['value'].iloc[-1]))}"))
+            end = float(mean["value"].iloc[-1])
+            ends[place].append((end, f"{look.label} {number(end)}"))
     figure.update_xaxes(title_text=what, rangemode="tozero")
     figure.update_yaxes(title_text="validation NDCG@5")
-    best = "; ".join(text for _, text in sorted(ends, reverse=True)[:4])
-    several = ", ".join(_task_name(key, panels) for key, _ in panels[:3])
+    tasks = [_task_name(key, panels) for key, _ in panels]
+    # tasks are not compared with each other: of several, the best of each
+    if len(panels) == 1:
+        best = "; ".join(text for _, text in sorted(ends[0], reverse=True)[:4])
+    else:
+        best = "; ".join(f"on {task} {max(own)[1]}" for task, own in zip(tasks[:4], ends, strict=False))
     text = (
-        f"Learning by {by} after the warm-up on {several}. Thick: mean over seeds; thin: each seed. At the end: {best}."
+        f"Learning by {by} after the warm-up on {', '.join(tasks[:4])}. Thick: mean over seeds; thin: each seed. "
+        f"At the end: {best}."
     )
     return finish(figure, text, height=120 + 330 * count)
 
