@@ -66,6 +66,7 @@ LONGEST = (
     "test_conf.py",
     "policy/test_models.py",
     "policy/test_vllm_agrees.py",
+    "policy/test_vllm_engines.py",
     "policy/test_vllm_sampler.py",
     "sources/test_own.py",
     "sources/test_esci.py",

@@ -130,7 +130,7 @@ def open_client(key: str, settings: EndpointSettings, *, needed_by: str, pace: P
     try:
         from openai import DefaultHttpxClient, OpenAI
     except ImportError as error:
-        raise InputError(f"{needed_by} need the openai client: pip install 'flexrec[api]'") from error
+        raise InputError(f"{needed_by} need the openai client: pip install -e '.[api]'") from error
 
     hooks: dict[str, list[Any]] = {} if pace is None else {"request": [lambda _: pace.wait()]}
     return OpenAI(

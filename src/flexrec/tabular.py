@@ -88,7 +88,7 @@ def _spark(settings: SparkSettings) -> BaseBackend:
         from pyspark.errors import PySparkException
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise InputError("Spark is not installed here: pip install 'flexrec[spark]'") from error
+        raise InputError("Spark is not installed here: pip install -e '.[spark]'") from error
     builder = SparkSession.builder.master(settings.master).appName("flexrec")
     for name, value in settings.config.items():
         builder = builder.config(name, str(value).lower() if isinstance(value, bool) else value)

@@ -77,3 +77,18 @@ def shape():
 def llama():
     torch.manual_seed(0)
     return ARCHITECTURES["llama"]().float().eval()
+
+
+@pytest.fixture
+def adapted(tiny_folder):
+    """A tiny model with an adapter that does something, and a second one as TRL keeps for its reference."""
+    from flexrec.policy.models import load_base
+    from flexrec.policy.settings import AdapterSettings
+    from flexrec.rl.warm_up import add_adapter
+
+    model = add_adapter(load_base(tiny_folder), AdapterSettings(rank=4, alpha=8), seed=0)
+    model.add_adapter("ref", model.peft_config["default"])
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    return model

@@ -412,7 +412,7 @@ def test_the_key_stays_between_the_client_and_the_endpoint(endpoint, settings, c
 
 def test_without_the_client(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(InputError, match=r"chat endpoints need the openai client: pip install 'flexrec\[api\]'"):
+    with pytest.raises(InputError, match=r"chat endpoints need the openai client: pip install -e '\.\[api\]'"):
         rank(settings)
 
 

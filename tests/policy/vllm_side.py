@@ -9,7 +9,8 @@ from pathlib import Path
 
 from flexrec.policy.models import load_policy
 from flexrec.policy.settings import GenerationSettings
-from flexrec.policy.vllm_sampler import read_grammar, start_vllm, write_grammar
+from flexrec.policy.vllm_engines import start_vllm
+from flexrec.policy.vllm_sampler import read_grammar, write_grammar
 
 
 def main(model_folder: Path, jobs_file: Path, answers_file: Path) -> None:

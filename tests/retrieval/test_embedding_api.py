@@ -255,5 +255,5 @@ def test_the_kind_chooses_the_embedder():
 
 def test_without_the_client(settings, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(InputError, match=r"pip install 'flexrec\[api\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[api\]'"):
         embed_by_api(TEXTS, settings)

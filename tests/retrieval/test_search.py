@@ -147,5 +147,5 @@ def test_bad_input(items, queries, monkeypatch):
     with pytest.raises(ValidationError, match="probes"):
         TypeAdapter(SearchSettings).validate_python({"kind": "faiss", "probes": 0})
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(InputError, match=r"pip install 'flexrec\[faiss\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[faiss\]'"):
         CellIndex(items, FaissSearch())

@@ -375,7 +375,7 @@ def test_somebody_elses_folder_is_left_alone(folder, whole):
 def test_what_other_parameters_made_is_not_exported(whole, tmp_path):
     """The warm-up has one place whatever its length: what lies there was made with the length of the environment."""
     with whole.project.entered(), pytest.raises(InputError) as caught:
-        export(whole.project.path, tmp_path / "out", env="test", parameters={"warm_up.lists_per_step": 3})
+        export(whole.project.path, tmp_path / "out", env="test", parameters={"warm_up": {"lists_per_step": 3}})
     assert "node 'train_warm_up' would run again, because parameter warm_up.lists_per_step changed" in str(caught.value)
     assert not (tmp_path / "out").exists()
 

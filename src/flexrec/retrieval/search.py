@@ -62,7 +62,7 @@ class CellIndex:
         try:
             import faiss
         except ImportError as error:
-            raise InputError("search of the kind faiss needs FAISS: pip install 'flexrec[faiss]'") from error
+            raise InputError("search of the kind faiss needs FAISS: pip install -e '.[faiss]'") from error
 
         self.items = np.ascontiguousarray(items, dtype=np.float32)
         self._faiss: Any = faiss

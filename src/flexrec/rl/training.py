@@ -131,7 +131,7 @@ def train_on_tables(
 
     options: dict[str, Any] = {}
     if generation is not None and generation.kind == "vllm":
-        from flexrec.policy.vllm_sampler import start_vllm
+        from flexrec.policy.vllm_engines import start_vllm
 
         options["sampler"] = start_vllm(base_model, generation)
     curves = train_policy(
