@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from flexrec.baselines import baseline_rankings
-from flexrec.baselines.settings import FittedSettings
+from flexrec.baselines.settings import FittedSettings, ItemMeanSettings
 from flexrec.critic.settings import FactorisationSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.headroom import (
@@ -20,7 +20,10 @@ from flexrec.evaluation.rankings import evaluate_rankings
 from flexrec.ranking.metrics import ndcg
 from flexrec.ranking.needs import EngagementRelevance, Factor, Need, Term
 
-SETTINGS = FactorisationSettings(factors=2, bias_penalty=1.0, factor_penalty=1.0, iterations=10)
+FITTED = FittedSettings(
+    item_mean=ItemMeanSettings(strength=0.5),
+    mf=FactorisationSettings(factors=2, bias_penalty=1.0, factor_penalty=1.0, iterations=10),
+)
 RESAMPLING = {"confidence": 0.95, "resamples": 200, "permutations": 500, "seed": 0}
 ITEMS, K = 30, 5
 
@@ -72,7 +75,7 @@ def measured(*tables: pd.DataFrame) -> pd.DataFrame:
     # a critic that takes the first candidate for the best
     said = {"mean": [np.arange(K, 0.0, -1)] * len(tables[0]), "variance": [np.ones(K)] * len(tables[0])}
     predictions = pd.DataFrame({"instance_id": tables[0]["instance_id"], **said})
-    return headroom_metrics(*tables, predictions, gain="linear", threshold=4.0, settings=SETTINGS, seed=0)
+    return headroom_metrics(*tables, predictions, gain="linear", threshold=4.0, fitted=FITTED, seed=0)
 
 
 def test_with_what_the_baselines_know_it_is_the_baselines() -> None:
@@ -88,7 +91,7 @@ def test_with_what_the_baselines_know_it_is_the_baselines() -> None:
         methods=["item_mean", "mf"],
         gain="linear",
         seed=0,
-        fitted=FittedSettings(mf=SETTINGS),
+        fitted=FITTED,
     )
     expected = evaluate_rankings(rankings, held_out, labels, {"engagement": need}, kind="linear", threshold=4.0)
     for baseline, row in (("item_mean", REFERENCE), ("mf", "items_observed-user_shown")):

@@ -31,9 +31,6 @@ from flexrec.retrieval.star import StarScoringSettings
 
 logger = logging.getLogger(__name__)
 
-MEAN_STRENGTH = 10.0
-"""Pseudo-observations of the global mean in `item_mean`."""
-
 _STAR, _FITTED = StarScoringSettings(), FittedSettings()
 
 BASELINES: Mapping[str, Baseline] = {
@@ -82,7 +79,6 @@ def baseline_rankings(
     gain: GainKind,
     seed: int,
     training_instances: pd.DataFrame | None = None,
-    strength: float = MEAN_STRENGTH,
     star: StarScoringSettings = _STAR,
     fitted: FittedSettings = _FITTED,
 ) -> pd.DataFrame:
@@ -99,9 +95,8 @@ def baseline_rankings(
         seed: Seed of the random baseline, of ties and of what is fitted, >= 0.
         training_instances: The training part of the table `labelled_instances`; read by `lambdamart` alone, which needs
             it.
-        strength: Pseudo-observations of the global mean in `item_mean`, > 0.
         star: Weights of `star`.
-        fitted: Settings of `mf`, `lambdamart` and `bert4rec`.
+        fitted: Settings of `item_mean`, `mf`, `lambdamart` and `bert4rec`.
 
     Returns:
         Table `rankings`, by method, need and then in the order of the instances.
@@ -129,7 +124,7 @@ def baseline_rankings(
                     item_embeddings=item_embeddings,
                     need=need,
                     gain=gain,
-                    strength=strength,
+                    strength=fitted.item_mean.strength,
                     star=star,
                     fitted=fitted,
                     seed=seed,

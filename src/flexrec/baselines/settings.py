@@ -8,6 +8,12 @@ from flexrec.config import Settings
 from flexrec.critic.settings import FactorisationSettings
 
 
+class ItemMeanSettings(Settings):
+    """The shrunken mean gain of an item."""
+
+    strength: float = Field(10.0, gt=0, description="Pseudo-observations of the mean gain of all items")
+
+
 class LambdaMartSettings(Settings):
     """Gradient-boosted trees on the candidates' signals."""
 
@@ -49,6 +55,7 @@ class Bert4RecSettings(Settings):
 class FittedSettings(Settings):
     """One block per baseline that is fitted."""
 
+    item_mean: ItemMeanSettings = ItemMeanSettings()
     mf: FactorisationSettings = FactorisationSettings()
     lambdamart: LambdaMartSettings = LambdaMartSettings()
     bert4rec: Bert4RecSettings = Bert4RecSettings()

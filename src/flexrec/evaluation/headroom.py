@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from flexrec.baselines.factorisation import Known, factorised_scores, shown_history
-from flexrec.baselines.rankings import MEAN_STRENGTH, ranked
+from flexrec.baselines.rankings import ranked
 from flexrec.baselines.scores import item_mean_scores
+from flexrec.baselines.settings import FittedSettings
 from flexrec.critic.completion import aligned_predictions
 from flexrec.critic.factorisation import fit_factorisation
-from flexrec.critic.settings import FactorisationSettings
 from flexrec.errors import InputError
 from flexrec.evaluation.rankings import evaluate_rankings
 from flexrec.evaluation.summary import summarise
@@ -77,7 +77,7 @@ def headroom_metrics(
     *,
     gain: GainKind,
     threshold: float,
-    settings: FactorisationSettings,
+    fitted: FittedSettings,
     seed: int,
 ) -> pd.DataFrame:
     """Rank the instances of held-out users by every amount of knowledge, and score the rankings.
@@ -94,7 +94,7 @@ def headroom_metrics(
         critic_predictions: Table `critic_predictions`.
         gain: How engagement becomes gain.
         threshold: Raw engagement from which a candidate is relevant.
-        settings: Of the factorisation.
+        fitted: Of the baselines: those of the factorisation and of the item mean are read.
         seed: Of its first vectors and of ties, >= 0.
 
     Returns:
@@ -120,12 +120,12 @@ def headroom_metrics(
             known[Columns.USER_ID].to_numpy(np.int64),
             known[Columns.ITEM_ID].to_numpy(np.int64),
             engagement_gain(known[Columns.ENGAGEMENT].to_numpy(np.float64), gain),
-            settings,
+            fitted.mf,
             seed=seed,
         )
         for row in (row for row in ROWS if row.items == items and row is not CRITIC):
             if row.user == "nothing":
-                scores = item_mean_scores(held_out, observations=known, gain=gain, strength=MEAN_STRENGTH)
+                scores = item_mean_scores(held_out, observations=known, gain=gain, strength=fitted.item_mean.strength)
             else:
                 scores = factorised_scores(held_out, model, known_users[row.user])
             rankings.append(ranked(held_out, scores, method=row.name, need=ENGAGEMENT, seed=seed))

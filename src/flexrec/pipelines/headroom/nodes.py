@@ -42,7 +42,7 @@ def measure_headroom(
         critic_predictions,
         gain=task.gain,
         threshold=task.relevant_engagement,
-        settings=fitted.mf,
+        fitted=fitted,
         seed=seed,
     )
 
