@@ -34,11 +34,11 @@ def swap_rewards_by_definition(gains):
     return rewards
 
 
-@pytest.mark.parametrize("trained", ["lora", "full"])
-def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tiny_folder, tmp_path, trained):
+@pytest.mark.parametrize(("trained", "temperature"), [("lora", 1.0), ("full", 1.0), ("lora", 0.6)])
+def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tiny_folder, tmp_path, trained, temperature):
     if trained == "full":
         ranker = Ranker(load_base(tiny_folder), ranker.tokenizer, PROMPT, DecodingSettings())
-    settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02})
+    settings = SETTINGS.model_copy(update={"kl": 0.1, "entropy_bonus": 0.02, "temperature": temperature})
     method = MethodSettings(uncertainty=UncertaintySettings(scope="group", low=0.5, high=1.5))
     examples = [example(number, variance=0.3) for number in range(2)]
     trainer = RankingTrainer(ranker, examples, [], method, settings, tmp_path, seed=3)
@@ -83,7 +83,7 @@ def test_loss_and_gradients_equal_a_computation_from_scratch(ranker, tiny_folder
         for row, order in enumerate(orders):
             prompt = ranker.prompt(examples[row // 3].query)
             tokens = torch.tensor([prompt + [names[index] for index in order]])
-            logits = model(tokens).logits[0, len(prompt) - 1 : -1][:, names]
+            logits = model(tokens).logits[0, len(prompt) - 1 : -1][:, names] / temperature
             left = list(range(K))
             for rank, index in enumerate(order):
                 table = logits[rank, left].log_softmax(-1)
