@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from flexrec.fingerprint import Fingerprint
 from flexrec.pipelines.study.look import Look
@@ -9,8 +10,16 @@ from flexrec.pipelines.study.uptodate import NodeState
 from flexrec.study.plan import Cell
 
 
-def looked(method: str, states: list[NodeState]) -> Look:
-    catalog = {f"params:{name}": SimpleNamespace(load=lambda name=name: name) for name in ("dataset", "model")}
+def looked(method: str, states: list[NodeState], **parameters: Any) -> Look:
+    default = {
+        "dataset": "dataset",
+        "model": "model",
+        "warm_up": {"steps": 240, "lists_per_step": 4},
+        "rl": {"steps": 30, "prompts_per_step": 4, "rollouts": 8},
+        "task": {"instances": {"test": 160}},
+    }
+    given = (default | parameters).items()
+    catalog = {f"params:{name}": SimpleNamespace(load=lambda value=value: value) for name, value in given}
     return Look(Cell("trend", method, 0), catalog, tuple(states))
 
 

@@ -8,9 +8,25 @@ from flexrec.pipelines.study.uptodate import NodeState
 from flexrec.progress import readable_time
 from flexrec.study.settings import Seconds
 
+UNIT = {"train_warm_up": 960, "train_rl": 960, "rank": 160}
+"""Lists of a warm-up, rollouts of a training, and instances to rank that the rough times are for."""
+
+
+def amount_of(one: Look, node: str) -> float:
+    """How much a node of a run has to do, in units of what the rough times are for; 1 where that is always the same."""
+    if node == "train_warm_up":
+        warm_up = one.parameter("warm_up")
+        return float(warm_up["steps"] * warm_up["lists_per_step"] / UNIT[node])
+    if node == "train_rl":
+        rl = one.parameter("rl")
+        return float(rl["steps"] * rl["prompts_per_step"] * rl["rollouts"] / UNIT[node])
+    if node.startswith("rank_") and node != "rank_baselines":
+        return float(one.parameter("task")["instances"]["test"] / UNIT["rank"])
+    return 1.0
+
 
 class Times:
-    """How long nodes take: as they took for the same dataset and model, else roughly."""
+    """How long nodes take: by what they took for the same dataset and model, else roughly, and by how much they do."""
 
     def __init__(self, rough: Seconds) -> None:
         self._rough = rough
@@ -21,7 +37,7 @@ class Times:
         for one in looks:
             for state in one.states:
                 if state.reason is None and state.seconds is not None:
-                    self._known[self._key(one, state)] = state.seconds
+                    self._known[self._key(one, state)] = state.seconds / max(amount_of(one, state.node), 1e-9)
 
     def seconds(self, looks: Sequence[Look]) -> list[float]:
         """What each of the runs may take, one after the other: shared parts are counted once, where they come first."""
@@ -35,7 +51,8 @@ class Times:
         return result
 
     def _node(self, one: Look, state: NodeState) -> float:
-        return self._known.get(self._key(one, state), getattr(self._rough, state.node, 1.0))
+        unit = self._known.get(self._key(one, state), getattr(self._rough, state.node, 1.0))
+        return unit * amount_of(one, state.node)
 
     @staticmethod
     def _key(one: Look, state: NodeState) -> tuple[str, str, str]:
