@@ -223,10 +223,10 @@ class Tracker:
             lambda: self._attempt(keep),
             lambda: self._attempt(lambda: client.set_terminated(run_id, status)),
         )
-        for step in (self.flush, self._send_left):
+        for waiting in (self.flush, self._send_left):
             # whatever became of the one before
             self._retry_at = 0.0
-            step()
+            waiting()
         # a copy that is not there is not claimed
         told = [{k: v for k, v in one.items() if k != "copy" or v not in self._left} for one in lineage]
         for step in last:

@@ -141,11 +141,11 @@ def critic_scores(
     if not uses_engagement(need):
         return means
     signals = {name: _column(labelled_instances, name) for name in CANDIDATE_SIGNALS}
-    shown = ({name: values[row] for name, values in signals.items()} for row in range(len(means)))
-    return [
-        need_gains(need, {**own, Columns.ENGAGEMENT: mean}, cut=False)[0]
-        for own, mean in zip(shown, means, strict=True)
-    ]
+    scores = []
+    for row, mean in enumerate(means):
+        told: dict[str, np.ndarray] = {name: values[row] for name, values in signals.items()}
+        scores.append(need_gains(need, {**told, Columns.ENGAGEMENT: mean}, cut=False)[0])
+    return scores
 
 
 def of_other_users(labelled_instances: pd.DataFrame, observations: pd.DataFrame) -> pd.DataFrame:
