@@ -14,9 +14,9 @@ def looked(method: str, states: list[NodeState], **parameters: Any) -> Look:
     default = {
         "dataset": "dataset",
         "model": "model",
-        "warm_up": {"steps": 240, "lists_per_step": 4},
-        "rl": {"steps": 30, "prompts_per_step": 4, "rollouts": 8},
-        "task": {"instances": {"test": 160}},
+        "warm_up": SimpleNamespace(steps=240, lists_per_step=4),
+        "rl": SimpleNamespace(steps=30, prompts_per_step=4, rollouts=8),
+        "task": SimpleNamespace(instances=SimpleNamespace(test=160)),
     }
     given = (default | parameters).items()
     catalog = {f"params:{name}": SimpleNamespace(load=lambda value=value: value) for name, value in given}

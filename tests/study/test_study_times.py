@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 from flexrec.pipelines.study.times import Times, plan_text
 from flexrec.study.settings import Seconds
 from looked_at import looked, state
@@ -17,9 +19,9 @@ def test_shared_parts_are_counted_once_and_measured_ones_as_they_were():
     more = looked(
         "d",
         [state("train_warm_up", "w2"), state("train_rl", "d"), state("rank_trained", "d2"), state("measure", "dm")],
-        rl={"steps": 60, "prompts_per_step": 8, "rollouts": 8},
-        warm_up={"steps": 120, "lists_per_step": 4},
-        task={"instances": {"test": 800}},
+        rl=SimpleNamespace(steps=60, prompts_per_step=8, rollouts=8),
+        warm_up=SimpleNamespace(steps=120, lists_per_step=4),
+        task=SimpleNamespace(instances=SimpleNamespace(test=800)),
     )
     assert times.seconds([more]) == [10 + 50 + 4 * 50.0 + 5 * 30 + 1]
     unknown = Times(rough)

@@ -6,6 +6,8 @@ from pathlib import Path
 from flexrec.pipelines.study.look import Look
 from flexrec.pipelines.study.uptodate import NodeState
 from flexrec.progress import readable_time
+from flexrec.ranking.task import TaskSettings
+from flexrec.rl.settings import RlSettings, WarmUpSettings
 from flexrec.study.settings import Seconds
 
 UNIT = {"train_warm_up": 960, "train_rl": 960, "rank": 160}
@@ -15,13 +17,14 @@ UNIT = {"train_warm_up": 960, "train_rl": 960, "rank": 160}
 def amount_of(one: Look, node: str) -> float:
     """How much a node of a run has to do, in units of what the rough times are for; 1 where that is always the same."""
     if node == "train_warm_up":
-        warm_up = one.parameter("warm_up")
-        return float(warm_up["steps"] * warm_up["lists_per_step"] / UNIT[node])
+        warm_up: WarmUpSettings = one.parameter("warm_up")
+        return warm_up.steps * warm_up.lists_per_step / UNIT[node]
     if node == "train_rl":
-        rl = one.parameter("rl")
-        return float(rl["steps"] * rl["prompts_per_step"] * rl["rollouts"] / UNIT[node])
+        rl: RlSettings = one.parameter("rl")
+        return rl.steps * rl.prompts_per_step * rl.rollouts / UNIT[node]
     if node.startswith("rank_") and node != "rank_baselines":
-        return float(one.parameter("task")["instances"]["test"] / UNIT["rank"])
+        task: TaskSettings = one.parameter("task")
+        return task.instances.test / UNIT["rank"]
     return 1.0
 
 
