@@ -61,7 +61,6 @@ def test_a_prompt_ends_where_the_answer_begins(make, smollm2_tokenizer) -> None:
     assert any("Rank what trends first." in line for line in lines)
 
 
-@pytest.mark.parametrize("decoding", [DecodingSettings(), FREE])
 def test_no_control_token_of_any_tokenizer_comes_out_of_a_title(model, smollm2_tokenizer) -> None:
     tokenizer = copy.deepcopy(smollm2_tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["[/TOOL_RESULTS]", "▁<end>", "%END%"]})
@@ -74,6 +73,7 @@ def test_no_control_token_of_any_tokenizer_comes_out_of_a_title(model, smollm2_t
     assert not any("<" in token for token in ranker.prompting.special_tokens)
 
 
+@pytest.mark.parametrize("decoding", [DecodingSettings(), FREE])
 def test_a_prompt_that_the_model_cannot_read(make, model, decoding, monkeypatch) -> None:
     ranker = make(decoding)
     length = len(ranker.prompt(query(3)))
