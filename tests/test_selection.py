@@ -146,6 +146,12 @@ def test_a_need_cannot_be_called_all(parameters) -> None:
         validate_selection(parameters)
 
 
+def test_a_need_cannot_have_the_name_of_the_labels(parameters) -> None:
+    parameters["needs"]["engagement"] = parameters["needs"]["trend"]
+    with pytest.raises(InputError, match=r"^parameter `needs`: a need cannot be called 'engagement'"):
+        validate_selection(parameters)
+
+
 def test_a_number_that_is_infinite_or_none_is_refused_whatever_its_bounds(parameters) -> None:
     parameters["rl"] = parameters["rl"] | {"learning_rate": float("inf")}
     parameters["datasets"]["ml-1m"] = parameters["datasets"]["ml-1m"] | {"relevant_engagement": "nan"}

@@ -283,6 +283,17 @@ def test_the_lineage_is_tried_even_where_the_last_points_are_lost(
     assert [artifact.path for artifact in client.list_artifacts(run_id)] == ["lineage.json"]
 
 
+def test_a_password_is_cut_out_before_the_message_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Tracker(TrackingSettings.model_validate({"tracking_uri": "http://127.0.0.1:9"}))
+
+    def fail() -> None:
+        raise ConnectionError(f"{'x' * 180} at http://me:secret-{'y' * 40}@host")
+
+    assert not tracker._attempt(fail)
+    assert "does not answer" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_parameters_and_copies_survive_a_pause_of_the_server(
     server: TrackingSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -258,7 +258,7 @@ class Tracker:
             logger.debug("Tracking failed.", exc_info=True)
             if not self._warned:
                 self._warned = True
-                reason = without_passwords((str(error).splitlines() or [type(error).__name__])[0][:200])
+                reason = without_passwords((str(error).splitlines() or [type(error).__name__])[0])[:200]
                 logger.warning(
                     "MLflow at %s does not answer (%s). The run goes on; what cannot be recorded there is lost, "
                     "the results in data/ are not.",

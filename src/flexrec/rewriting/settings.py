@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, RootModel, field_validator, model_validator
+from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from flexrec.config import Settings
 from flexrec.prompting.templates import CONTROL_TOKENS, check_template
@@ -88,16 +88,12 @@ class RewritePromptSettings(Settings):
         description="Control tokens without angle brackets that must not come out of a text",
     )
 
-    @field_validator("system")
+    @field_validator("user", "system")
     @classmethod
-    def _message(cls, text: str) -> str:
-        return check_template(text, name="message", allowed=("query", "documents", "examples", "items"))
-
-    @field_validator("user")
-    @classmethod
-    def _request(cls, text: str) -> str:
+    def _message(cls, text: str, info: ValidationInfo) -> str:
+        required = ("query",) if info.field_name == "user" else ()
         allowed = ("query", "documents", "examples", "items")
-        return check_template(text, name="message", allowed=allowed, required=("query",))
+        return check_template(text, name="message", allowed=allowed, required=required)
 
     @field_validator("example")
     @classmethod

@@ -16,7 +16,7 @@ from flexrec.reporting.style import interval, metric_label, number, ordered, p_v
 from flexrec.reporting.tables import Cell
 from flexrec.study.collection import TRAINED, UNTRAINED, WARMED_UP
 from flexrec.study.form import StudyTable
-from flexrec.study.rows import row_label
+from flexrec.study.rows import counted, row_label
 from flexrec.study.settings import TableSettings, regime_of
 from flexrec.study.statistics import Resampling, interval_over_seeds, paired_test_over_seeds
 
@@ -302,7 +302,7 @@ def _sample(part: pd.DataFrame) -> str:
     seeds = sorted(set(part["seed"]))
     return (
         f"{count} instances of {part[Columns.USER_ID].nunique()} users that the probe drew, over "
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
+        f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})."
     )
 
 

@@ -69,7 +69,7 @@ def notes_of(
         most = numbers.sort_values("seeds", ascending=False, kind="stable").iloc[0]
         notes.append(
             f"{int(most['instances'])} test instances of {int(most['users'])} users over "
-            f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))})."
+            f"{counted(len(seeds), 'seed')} ({', '.join(map(str, seeds))})."
         )
         if (numbers["seeds"] > 1).any():
             notes.append(

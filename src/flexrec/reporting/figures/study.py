@@ -20,7 +20,7 @@ from flexrec.reporting.style import (
     ordered,
     plotly_text,
 )
-from flexrec.study.rows import of_most_seeds, row_label
+from flexrec.study.rows import counted, of_most_seeds, row_label
 
 _PANEL = ["dataset", "density", "model", Columns.NEED, "sample"]
 _TASK = ["dataset", "density", "model", "trained_on"]
@@ -60,7 +60,7 @@ def forest_figure(means: pd.DataFrame, *, metric: str = "ndcg_at_5", methods: Se
             look = styles[row[Columns.METHOD]]
             mean, low, high = (float(row[name]) for name in ("mean", "low", "high"))
             text = plotly_text(_row_name(row))
-            seeds = f"{int(row['seeds'])} seed{'s' if row['seeds'] > 1 else ''}"
+            seeds = counted(int(row["seeds"]), "seed")
             figure.add_trace(
                 go.Scatter(
                     x=[mean],
