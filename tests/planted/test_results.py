@@ -183,6 +183,10 @@ def test_too_few_seeds_to_find_anything_are_said(settings, study):
     # one more than that and the smallest can be told
     loose = strict.statistics.model_copy(update={"significant": 0.126})
     assert "*rewards*" not in " ".join(Answers(results, rates, loose).few_seeds())
+    # a larger family beside it, in which none can be: in the others they still can
+    more = results[(results["experiment"] == "rewards") & (results["measure"] == "area ndcg_at_5")]
+    wider = pd.concat([results, more[more["choice"] == BEST].assign(variant="another")], ignore_index=True)
+    assert "*rewards*" not in " ".join(Answers(wider, rates, loose).few_seeds())
 
 
 def test_weights_over_a_batch_are_told_with_their_sign(settings, study):
