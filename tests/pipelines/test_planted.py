@@ -15,6 +15,7 @@ LONG = {
     "weigh_by_uncertainty",
     "transfer_between_needs",
     "measure_directions",
+    "show_or_reward_lists",
 }
 AFTER = {"summarise_study", "draw_study", "write_study", "print_study"}
 
@@ -30,14 +31,14 @@ def test_the_study(project, capsys) -> None:
     folder = project.path / "data" / "08_reporting" / "planted-test"
     page = (folder / "planted.md").read_text(encoding="utf-8")
     assert page.startswith("# The planted-truth study\n")
-    assert page.count("\n## ") == 6
+    assert page.count("\n## ") == 7
     assert "nan" not in page
     docs = project.path / "docs"
     publish([folder], docs=docs)
     assert "\n\nMade by `" in (docs / "planted.md").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert (folder / "planted.txt").read_text(encoding="utf-8") in printed
-    for name in ("rewards", "tail", "reasoning", "weights", "transfer", "spread"):
+    for name in ("rewards", "tail", "reasoning", "weights", "transfer", "spread", "showing"):
         assert json.loads((folder / f"{name}_figure.json").read_text(encoding="utf-8"))["data"], name
     # nothing is left of the work
     work = project.path / "data" / "06_models" / "planted-test"

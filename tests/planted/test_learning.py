@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 
 from flexrec.planted.gradients import alignments, gradient_of, rewards_to_go
 from flexrec.planted.learning import Learners, token_advantages, train
-from flexrec.planted.settings import FeedbackSettings, LearnerSettings, Variant
+from flexrec.planted.settings import FeedbackSettings, LearnerSettings, ShownLists, Variant, WarmUp
 from flexrec.rl.advantages import group_advantages
 from flexrec.rl.methods import list_rewards
 from flexrec.rl.settings import UncertaintySettings
@@ -69,14 +70,13 @@ def test_every_request_is_visited_before_any_again(cell_of, world_of):
 
 def test_weights_have_mean_1_over_the_batch_of_a_seed(cell_of):
     weighted = UncertaintySettings(scope="batch", low=1e-6, high=1e6)
-    cell = cell_of(method=Variant().method(weighted), feedback=FeedbackSettings(noise=0.2, spread=2.0, between=0.5))
-    learners = Learners(cell)
-    weights = learners.weights(learners.rollouts())
+    learners = Learners(cell_of(feedback=FeedbackSettings(noise=0.2, spread=2.0, between=0.5)))
+    batch = learners.rollouts()
+    weights = learners.weights(batch, Variant().method(weighted))
     assert weights.shape == (3, 4, 6)
     np.testing.assert_allclose(weights.mean((1, 2)), 1, rtol=1e-12)
     assert weights.mean(2).std() > 0.1
-    grouped = learners.cell.model_copy(update={"method": Variant().method(UncertaintySettings(low=1e-6, high=1e6))})
-    weights = Learners(grouped).weights(Learners(grouped).rollouts())
+    weights = learners.weights(batch, Variant().method(UncertaintySettings(low=1e-6, high=1e6)))
     np.testing.assert_allclose(weights.mean(2), 1, rtol=1e-12)
     assert weights.std(2).mean() > 0.1
 
@@ -140,6 +140,95 @@ def test_what_a_training_tells(cell_of):
     assert taus[taus["need"] == "interest"]["value"].tolist() == taus[taus["need"] == "trend"]["value"].tolist()
 
 
+# ---- lists that are shown ----
+
+
+def test_shown_lists_are_optimal_under_the_gains_of_training(cell_of, world_of):
+    """The probability of every order of 3 candidates by hand: the objective is the logarithm of the best one's."""
+    world = world_of(candidates=3, train=1)
+    learners = Learners(cell_of(world=world, feedback=FeedbackSettings(noise=1.0, observed=0.0), seeds=(7,)))
+    every = torch.tensor(list(permutations(range(3)))).expand(1, 1, 6, 3)
+    features = torch.tensor(learners.world.features[:, :1], dtype=torch.float32)
+    needs = torch.tensor(learners.world.descriptions[0], dtype=torch.float32).expand(1, 1, -1)
+    logps = learners.policies.log_probabilities(features, needs, torch.zeros(1, 1, 6, dtype=torch.int64), every)
+    means, truth = learners.world.means[0, 0, 0], learners.world.gains[0, 0, 0]
+    best = [sorted(range(3), key=lambda item: -gains[item]) for gains in (means, truth)]
+    assert best[0] != best[1]
+    expected = logps[0, 0, every[0, 0].tolist().index(best[0])].mean()
+    assert learners.shown(1).item() == pytest.approx(expected.item(), rel=1e-5)
+    # of several requests the mean, of several seeds the sum
+    assert learners.shown(4).item() == pytest.approx(expected.item(), rel=1e-5)
+    several = Learners(cell_of(world=world, feedback=learners.cell.feedback, seeds=(7, 6)))
+    alone = Learners(cell_of(world=world, feedback=learners.cell.feedback, seeds=(6,)))
+    assert several.shown(1).item() == pytest.approx(expected.item() + alone.shown(1).item(), rel=1e-5)
+
+
+def test_equal_gains_are_shown_in_another_order_every_time(cell_of, world_of):
+    """A critic that is far off takes nearly half of the gains below 0, where they are all 0."""
+    feedback = FeedbackSettings(noise=5.0, observed=0.0)
+    learners = Learners(cell_of(world=world_of(train=1, candidates=10), feedback=feedback, seeds=(3,)))
+    tied = (learners.world.means[0, 0, 0] == 0).sum()
+    assert tied == 5
+    assert len({learners.shown(1).item() for _ in range(12)}) > 6
+    # all of one value, and no others
+    learners.world.means[0, 0, 0] = np.arange(10)
+    assert len({learners.shown(1).item() for _ in range(12)}) == 1
+
+
+def test_shown_lists_are_of_the_need_that_is_asked(cell_of, world_of):
+    """Two needs with opposite ideal lists: after the training each is answered with its own."""
+    learner = LearnerSettings(hidden=8, steps=80, prompts_per_step=4, rollouts=6, evaluate_every=80)
+    cell = cell_of(
+        world=world_of(train=200), method=ShownLists(lists=24).method(), learner=learner,
+        trained=("interest", "trend"), asked=("interest", "trend"),
+    )  # fmt: skip
+    curves = train(cell)
+    ndcg = curves[curves["metric"] == "ndcg_at_5"].groupby(["need", "step"])["value"].mean()
+    assert ndcg["interest", 80] > ndcg["interest", 0] + 0.1
+    assert ndcg["trend", 80] > ndcg["trend", 0] + 0.1
+
+
+def test_what_a_training_on_lists_tells(cell_of):
+    curves = train(cell_of(method=ShownLists(lists=5).method(), feedback=FeedbackSettings(noise=0.2)))
+    points = curves[curves["metric"] == "ndcg_at_5"]
+    # 5 lists x 6 tokens a step
+    assert dict(zip(points["step"], points["tokens"], strict=True)) == {0: 0, 2: 60, 4: 120}
+    # no reward, no advantage, no weight
+    assert set(curves["metric"]) == {"ndcg_at_5", "ndcg_at_k"}
+
+
+def test_as_many_lists_as_rollouts_where_their_number_is_left_open(cell_of):
+    learners = Learners(cell_of(method=ShownLists(lists=5).method().model_copy(update={"lists_per_step": None})))
+    assert learners.lists_per_step == 4 * 6
+
+
+def test_a_warm_up_comes_before_the_first_point(cell_of):
+    """Two warm-up steps and one step of lists at the same rate, with one optimiser each, visit the lists in turn."""
+    learner = LearnerSettings(hidden=8, steps=2, prompts_per_step=4, rollouts=6, evaluate_every=1)
+    lists = {"method": ShownLists(lists=6).method(), "learner": learner, "learning_rate": 0.02}
+    warm_up = WarmUp(steps=2, lists=6, learning_rate=0.02)
+    cold, warm = train(cell_of(**lists)), train(cell_of(**lists, warm_up=warm_up))
+
+    def heights(curves: pd.DataFrame, step: int) -> list[float]:
+        return curves[(curves["metric"] == "ndcg_at_k") & (curves["step"] == step)]["value"].tolist()
+
+    assert heights(warm, 0) == heights(cold, 2)
+    # the optimiser begins anew
+    assert heights(warm, 1) != heights(cold, 2)
+    # rollouts visit the requests that they visit without a warm-up
+    rewarded = [Learners(cell_of(warm_up=given)) for given in (None, warm_up)]
+    rewarded[1].shown(7)
+    first, second = (learners.rollouts().ranked["idcg"] for learners in rewarded)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("change", [{"warm_up": WarmUp(steps=1, lists=1, learning_rate=0.1)},
+                                    {"method": ShownLists(lists=1).method()}])  # fmt: skip
+def test_no_list_is_shown_where_a_view_is_written(cell_of, change):
+    with pytest.raises(ValidationError, match="with `views` none can be shown"):
+        cell_of(learner=LearnerSettings(views=True), **change)
+
+
 # ---- directions ----
 
 
@@ -171,6 +260,11 @@ def test_the_reference_is_the_gradient_of_the_expected_ndcg(cell_of, world_of, f
     found = total / 60 * 3
     assert torch.nn.functional.cosine_similarity(exact.float(), found)[0] > 0.98
     assert found.norm() == pytest.approx(exact.norm().item(), rel=0.1)
+
+
+def test_the_directions_of_lists_are_not_measured(cell_of):
+    with pytest.raises(ValueError, match="the cell's method is `sft`"):
+        alignments(cell_of(method=ShownLists(lists=1).method()), [], start=0, batches=1, reference_batches=1)
 
 
 def test_alignments(cell_of):

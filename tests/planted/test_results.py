@@ -125,6 +125,9 @@ def study() -> tuple[pd.DataFrame, pd.DataFrame]:
                     parts.append(number(experiment, variant, name, [spread] * 5, choice=choice, need=""))
                     name = name.replace("advantage", "reward")
                     parts.append(number(experiment, variant, name, [spread] * 5, choice=choice, need=""))
+    for setting, ahead in (("exact, 8 requests", high), ("noisy, 8 requests", lowest), ("even, 8 requests", low)):
+        parts.append(curve("showing", POOLED, low, choice=BEST, setting=setting))
+        parts.append(curve("showing", "32 lists shown", ahead, choice=BEST, setting=setting))
     for critic, helped in (("uneven", high), ("even", low)):
         parts.append(curve("uncertainty", "none", low, setting=critic))
         parts.append(curve("uncertainty", "group", helped, setting=critic))
@@ -141,8 +144,12 @@ def study() -> tuple[pd.DataFrame, pd.DataFrame]:
             parts.append(number("gradients", variant, metric, [cosine] * 5, setting="after 0 steps"))
     results = summarise_planted(pd.concat(parts, ignore_index=True), STATISTICS)
     rates = pd.DataFrame(
-        [("rewards", POOLED, 0.01, 0.4, True, False), ("rewards", PER_RANK, 0.05, 0.5, True, True)],
-        columns=["experiment", "variant", "rate", "area", "best", "edge"],
+        [
+            ("rewards", "", POOLED, 0.01, 0.4, True, False),
+            ("rewards", "", PER_RANK, 0.05, 0.5, True, True),
+            ("showing", "exact, 8 requests", "32 lists shown", 0.001, 0.5, True, True),
+        ],
+        columns=["experiment", "setting", "variant", "rate", "area", "best", "edge"],
     )
     return results, rates
 
@@ -167,7 +174,17 @@ def test_the_page_says_what_was_measured(settings, study):
     # .4 at rank 1, .1 at rank 3
     assert f"Spread of the advantage at rank 1 over that at the last rank with any: {POOLED} 4 (rank 3)" in page
     assert f"after 0 steps: {PER_RANK} 0.400, {POOLED} 0.300." in page
-    assert page.count("\n## ") == 6
+    for measure, difference in (("NDCG@5, mean over the training", 0.075), ("NDCG@5 at the end", 0.1)):
+        assert (
+            f"{measure}, *32 lists shown* against *{POOLED}*: ahead: exact, 8 requests ({difference:+.3f}); "
+            f"behind: noisy, 8 requests ({-difference:+.3f}); no difference found: even, 8 requests (+0.000)."
+        ) in page
+    assert "tried for 32 lists shown (0.001; exact, 8 requests)." in page
+    # where it began, the mean over the training, where it ended
+    row = next(line for line in page.splitlines() if line.startswith("| noisy, 8 requests | 32 lists shown |"))
+    assert [cell.split(" [")[0] for cell in row.split(" | ")[2:6]] == ["0.01", "0.000", "0.315", "0.420"]
+    assert "warmed up with 20 steps of 32 shown lists (rate 0.012), and train on 256 or 4,096 requests" in page
+    assert page.count("\n## ") == 7
     # every line of a table has as many cells as its heading
     for table in [block for block in page.split("\n\n") if block.startswith("|")]:
         assert len({line.count("|") for line in table.splitlines()}) == 1, table
@@ -206,6 +223,7 @@ def test_the_other_way_round_the_page_says_so(settings, study):
     assert f"above it: sequence (+0.075); below it: {PER_RANK} (-0.075)" in text
     assert "holds for none; the other way round for sequence (+0.075)" in text
     assert "helps: none; harms: uneven (-0.075)" in text
+    assert "ahead: noisy, 8 requests (+0.075); behind: exact, 8 requests (-0.075)" in text
     assert "*" not in text
 
 

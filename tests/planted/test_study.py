@@ -9,11 +9,14 @@ from flexrec.planted.settings import (
     GradientSettings,
     LearnerSettings,
     Seeds,
+    ShowingSettings,
+    ShownLists,
     TransferSettings,
     Variant,
+    WarmUp,
     WeightingSettings,
 )
-from flexrec.planted.study import IDEAL, JOINT, compare, directions, transfer, weigh
+from flexrec.planted.study import IDEAL, JOINT, compare, directions, show_or_reward, transfer, weigh
 
 LEARNER = LearnerSettings(hidden=4, steps=3, prompts_per_step=2, rollouts=3, evaluate_every=2)
 SEEDS = Seeds(first=0, count=2)
@@ -88,6 +91,60 @@ def test_a_comparison_may_have_its_own_length_and_views(world_of, tmp_path, trai
     looks = LEARNER.model_copy(update={"views": True})
     compare("rewards", world_of(), FeedbackSettings(), looks, ComparisonSettings(**COMPARISON), tmp_path)
     assert {cell.learner.views for cell in trained} == {True}
+
+
+SHOWING = {
+    **COMPARISON,
+    "variants": (Variant(), ShownLists(lists=4)),
+    "common_rate": None,
+    "warm_up": WarmUp(steps=1, lists=2, learning_rate=0.05),
+    "critics": (FeedbackSettings(name="exact"), FeedbackSettings(name="even", noise=0.3)),
+    "requests": (8, 1000),
+}
+
+
+def test_lists_shown_and_rewarded(world_of, tmp_path, trained):
+    curves, rates = show_or_reward(world_of(), LEARNER, ShowingSettings(**SHOWING), tmp_path)
+    settings = [f"{critic}, {count} requests" for count in ("8", "1,000") for critic in ("exact", "even, noise 0.3")]
+    assert list(dict.fromkeys(curves["setting"])) == list(dict.fromkeys(rates["setting"])) == settings
+    # at their own best rates only, each chosen in its setting
+    assert set(curves["choice"]) == {BEST}
+    assert set(curves["variant"]) == {"swap causal, pooled", "4 lists shown"}
+    assert rates.groupby(["setting", "variant"])["best"].sum().eq(1).all()
+    used = curves.groupby(["setting", "variant"])["rate"].agg(["nunique", "first"])
+    best = rates[rates["best"]].set_index(["setting", "variant"])["rate"]
+    assert used["nunique"].eq(1).all()
+    assert used["first"].to_dict() == best.to_dict()
+    # 2 variants x 2 rates for tuning and 2 variants, in 4 settings
+    assert len(trained) == 4 * 6
+    assert {(cell.world.train, cell.feedback.noise) for cell in trained} == {
+        (8, 0.0), (8, 0.3), (1000, 0.0), (1000, 0.3)
+    }  # fmt: skip
+    # all from the same policies
+    starts = curves[(curves["metric"] == "ndcg_at_k") & (curves["step"] == 0)]
+    wide = starts.set_index(["setting", "seed", "variant"])["value"].unstack()
+    assert wide["4 lists shown"].equals(wide["swap causal, pooled"].rename("4 lists shown"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"requests": (8, 8)}, "8 stands twice in `requests`"),
+        ({"requests": (0,)}, "`requests` has 0; at least one is needed"),
+        ({"critics": (SHOWING["critics"][1], SHOWING["critics"][1])}, "even, noise 0.3 stands twice in `critics`"),
+        ({"variants": (ShownLists(lists=4), {"lists": 4})}, "a variant stands twice"),
+        ({"variants": ({}, {"lists": 4, "item_reward": "none"})}, "item_reward"),
+    ],
+)
+def test_lists_that_cannot_be_told_apart_are_refused(change, message):
+    with pytest.raises(ValidationError, match=message):
+        ShowingSettings(**{**SHOWING, **change})
+
+
+def test_a_list_is_not_taken_for_a_reward():
+    given = ComparisonSettings(**{**COMPARISON, "variants": ({"item_reward": "none"}, {"lists": 1}, {})})
+    assert [variant.name for variant in given.variants] == ["sequence", "1 list shown", "swap causal, pooled"]
+    assert given.variants[1].method().lists_per_step == 1
 
 
 def test_critics_with_and_without_weights(world_of, tmp_path, trained):

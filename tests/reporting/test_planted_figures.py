@@ -4,6 +4,7 @@ import pytest
 
 from flexrec.reporting.figures.planted import (
     planted_curves_figure,
+    planted_showing_figure,
     planted_spread_figure,
     planted_transfer_figure,
     planted_weights_figure,
@@ -37,6 +38,27 @@ def test_learning_curves_are_means_over_seeds():
     assert sum(trace.showlegend for trace in figure.data) == 2
     assert "mean of 2 seeds" in title(figure)
     assert "own best rate: swap causal, per rank" in title(figure)
+
+
+def test_lists_shown_and_rewarded_have_a_panel_per_setting():
+    rows = [
+        ("showing", setting, "own best rate", variant, seed, step, "ndcg_at_5", height + 0.1 * seed + step / 100)
+        for setting, heights in (("<even>, noise 0.3, 8 requests", (0.5, 0.4)), ("exact, 8 requests", (0.5, 0.6)),
+                                 ("exact, 16 requests", (0.6, 0.5)), ("x, 1 requests", (0.6, 0.5)),
+                                 ("y, 1 requests", (0.6, 0.5)))
+        for variant, height in zip(("swap causal, pooled", "32 lists shown"), heights, strict=True)
+        for seed in (0, 1)
+        for step in (0, 10)
+    ]  # fmt: skip
+    columns = ["experiment", "setting", "choice", "variant", "seed", "step", "metric", "value"]
+    figure = planted_showing_figure(pd.DataFrame(rows, columns=columns))
+    assert len(figure.data) == 10
+    np.testing.assert_allclose(figure.data[0].y, [0.55, 0.65])
+    assert sum(trace.showlegend for trace in figure.data) == 2
+    assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert titles[:2] == ["&lt;even&gt;, noise 0.3<br>8 requests", "exact<br>8 requests"]
+    assert "highest at the end: swap causal, pooled, 4 of 5; 32 lists shown, 1 of 5." in title(figure)
 
 
 def test_effects_of_weights():
@@ -87,7 +109,7 @@ def test_spreads_over_ranks():
 @pytest.mark.parametrize(
     "draw",
     [lambda table: planted_curves_figure(table, experiment="rewards"), planted_weights_figure,
-     planted_transfer_figure, planted_spread_figure],
+     planted_transfer_figure, planted_spread_figure, planted_showing_figure],
 )  # fmt: skip
 def test_nothing_to_draw_is_said(draw):
     figure = draw(NOTHING)

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flexrec.planted.learning import COLUMNS, Batch, Learners, token_advantages
+from flexrec.planted.learning import COLUMNS, Batch, Learners, ascend, token_advantages
 from flexrec.planted.settings import Cell
 from flexrec.rl.methods import list_rewards
 from flexrec.rl.rewards import rank_rewards
-from flexrec.rl.settings import MethodSettings
+from flexrec.rl.settings import MethodSettings, SftMethodSettings
 
 
 def alignments(
@@ -45,14 +45,17 @@ def alignments(
     Returns:
         Columns `variant` and those of `flexrec.planted.learning.train`; the metrics are `alignment` and
         `alignment of a batch`, their step is `start`.
+
+    Raises:
+        ValueError: The cell shows lists, whose gradient is of another objective.
     """
+    if isinstance(cell.method, SftMethodSettings):
+        raise ValueError("the directions of rewards are measured; the cell's method is `sft`")
     learners = Learners(cell)
     optimiser = torch.optim.Adam(learners.policies.parameters(), lr=cell.learning_rate)
     for _ in range(start):
         batch = learners.rollouts()
-        optimiser.zero_grad()
-        (-learners.objective(batch, _advantages(learners, batch, cell.method))).backward()
-        optimiser.step()
+        ascend(optimiser, learners.objective(batch, _advantages(learners, batch, cell.method)))
 
     reference = torch.zeros(())
     for _ in range(reference_batches):

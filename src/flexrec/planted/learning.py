@@ -8,8 +8,12 @@ the gradient of the clipped objective where, as here, rollouts are used for one 
 term and no entropy bonus: what is compared is the signal that the advantages carry. All seeds of a cell are trained at
 once, with streams of random numbers of their own, so that two cells with the same seeds start from the same worlds and
 policies, visit the same requests in the same order, and are compared in pairs.
+
+Policies may instead be shown the optimal lists of other requests (`sft`), or be shown some before (a warm-up); a step
+then goes along the gradient of the mean $\log \pi$ of the tokens of these lists.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +29,7 @@ from flexrec.ranking.gains import ideal_dcg
 from flexrec.ranking.metrics import kendall_tau, ndcg
 from flexrec.rl.advantages import group_advantages
 from flexrec.rl.methods import item_advantages, item_rewards, list_rewards, rollout_weights
-from flexrec.rl.settings import MethodSettings
+from flexrec.rl.settings import MethodSettings, SftMethodSettings
 
 HEAD = 5
 """The cutoff of the head of a list; what stands behind it is its tail."""
@@ -33,7 +37,7 @@ HEAD = 5
 COLUMNS = ("seed", "need", "step", "tokens", "metric", "value")
 
 # what a stream of random numbers is for, beside those of the world and of the initial policies
-_SCHEDULE, _ROLLOUTS = 4, 5
+_SCHEDULE, _ROLLOUTS, _SHOWN, _TIES = 4, 5, 6, 7
 
 
 @dataclass(frozen=True)
@@ -72,22 +76,49 @@ class Learners:
             learner.hidden,
             np.stack(list(self.world.views.values())) if learner.views else None,
         )
-        self.tokens_per_step = learner.prompts_per_step * learner.rollouts * self.policies.tokens(cell.world.candidates)
+        self.lists_per_step = learner.prompts_per_step * learner.rollouts
+        if isinstance(cell.method, SftMethodSettings) and cell.method.lists_per_step:
+            self.lists_per_step = cell.method.lists_per_step
+        self.tokens_per_step = self.lists_per_step * self.policies.tokens(cell.world.candidates)
         self._needs = {need.name: place for place, need in enumerate(cell.world.needs)}
         self._features = torch.tensor(self.world.features, dtype=torch.float32)
         self._descriptions = torch.tensor(self.world.descriptions, dtype=torch.float32)
         self._runs = np.arange(len(cell.seeds))[:, None]
         self._streams = [_generator(seed, _ROLLOUTS) for seed in cell.seeds]
-        self._visits = [_Visits(self.world.train * len(cell.trained), seed) for seed in cell.seeds]
+        examples = self.world.train * len(cell.trained)
+        self._visits = [_Visits(examples, seed, _SCHEDULE) for seed in cell.seeds]
+        # of their own, so that rollouts visit the same requests after a warm-up and without one
+        self._shown = [_Visits(examples, seed, _SHOWN) for seed in cell.seeds]
+        self._ties = [np.random.default_rng([seed, _TIES]) for seed in cell.seeds]
+
+    def _next(
+        self, visits: Sequence["_Visits"], count: int
+    ) -> tuple[Int[np.ndarray, "R n"], Int[np.ndarray, "R n"], Float[Tensor, "R n K F"], Float[Tensor, "R n E"]]:
+        """Every seed's next requests, the places of their needs, and what a policy sees of both."""
+        visited = np.stack([own.take(count) for own in visits])
+        request = visited // len(self.cell.trained)
+        need = np.array([self._needs[name] for name in self.cell.trained])[visited % len(self.cell.trained)]
+        return request, need, self._features[self._runs, request], self._descriptions[need]
+
+    def shown(self, lists: int) -> Float[Tensor, ""]:
+        """What supervised learning ascends: the mean log-probability of optimal lists' tokens, summed over the seeds.
+
+        Args:
+            lists: Of how many requests, those that come next for every seed; optimal under the gains of training, equal
+                gains in a random order, another one at every visit.
+        """
+        request, need, features, needs = self._next(self._shown, lists)
+        gains = self.world.means[self._runs, request, need]
+        ties = np.stack([stream.random(gains.shape[1:]) for stream in self._ties])
+        orders = torch.tensor(np.lexsort((ties, -gains)))[:, :, None]
+        no_views = torch.zeros(orders.shape[:3], dtype=torch.int64)
+        return self.policies.log_probabilities(features, needs, no_views, orders).mean((1, 2, 3)).sum()
 
     def rollouts(self) -> Batch:
         """Sample the next batch of every seed."""
         learner, K = self.cell.learner, self.cell.world.candidates
         B, G = learner.prompts_per_step, learner.rollouts
-        visited = np.stack([visits.take(B) for visits in self._visits])
-        request = visited // len(self.cell.trained)
-        need = np.array([self._needs[name] for name in self.cell.trained])[visited % len(self.cell.trained)]
-        features, needs = self._features[self._runs, request], self._descriptions[need]
+        request, need, features, needs = self._next(self._visits, B)
         shape = (B, G, self.policies.tokens(K))
         uniforms = torch.stack([torch.rand(shape, generator=stream) for stream in self._streams])
         views, orders = self.policies.sample(features, needs, uniforms)
@@ -114,13 +145,13 @@ class Learners:
         gains = ranked(means)
         return {"gains": gains, "variances": ranked(variances), "named": torch.ones_like(gains), "idcg": ideal}
 
-    def weights(self, batch: Batch) -> Float[Tensor, "R B G"]:
+    def weights(self, batch: Batch, method: MethodSettings) -> Float[Tensor, "R B G"]:
         """Weight of every rollout; the scope `batch` is a seed's own."""
         R = len(self.cell.seeds)
         parts = {name: values.unflatten(0, (R, -1)) for name, values in batch.ranked.items()}
         return torch.stack(
             [
-                rollout_weights({name: values[run] for name, values in parts.items()}, self.cell.method.uncertainty)
+                rollout_weights({name: values[run] for name, values in parts.items()}, method.uncertainty)
                 for run in range(R)
             ]
         )
@@ -150,11 +181,12 @@ def token_advantages(batch: Batch, method: MethodSettings) -> Float[Tensor, "N G
 
 
 def train(cell: Cell) -> pd.DataFrame:
-    """Train all seeds of a cell.
+    """Train all seeds of a cell, after its warm-up if it has one.
 
     Returns:
-        Columns `seed`, `need` (asked; empty for what belongs to training), `step`, `tokens` (sampled so far),
-        `metric`, `value`. Along the training, of greedy rankings under the true gains: `ndcg_at_5`, `ndcg_at_k`, and
+        Columns `seed`, `need` (asked; empty for what belongs to training), `step`, `tokens` (learned from so far, those
+        of the warm-up not counted), `metric`, `value`; those of rewards, advantages and weights only where there are
+        rewards. Along the training, of greedy rankings under the true gains: `ndcg_at_5`, `ndcg_at_k`, and
         `ndcg_of_tail`, the NDCG of the order among what stands behind rank 5; and `reward`, the mean J of the
         rollouts since the last point under the gains of training. Once, as means over the training: the spreads of
         rewards and advantages at every rank, the distribution of the weights, and `weight/overestimation`: how much
@@ -174,22 +206,30 @@ class _Training:
     def run(self) -> pd.DataFrame:
         cell, learners = self._cell, self._learners
         steps, every = cell.learner.steps, cell.learner.evaluate_every
+        if cell.warm_up:
+            optimiser = torch.optim.Adam(learners.policies.parameters(), lr=cell.warm_up.learning_rate)
+            for _ in range(cell.warm_up.steps):
+                ascend(optimiser, learners.shown(cell.warm_up.lists))
         optimiser = torch.optim.Adam(learners.policies.parameters(), lr=cell.learning_rate)
         self._evaluate(0)
         for step in range(1, steps + 1):
-            batch = learners.rollouts()
-            weights = learners.weights(batch)
-            advantages = token_advantages(batch, cell.method).unflatten(0, weights.shape[:2])
-            optimiser.zero_grad()
-            (-learners.objective(batch, weights[..., None] * advantages)).backward()
-            optimiser.step()
-            self._watch(batch, weights, advantages)
+            ascend(optimiser, self._objective())
             if step % every == 0 or step == steps:
                 self._evaluate(step)
         for name, total in self._sums.items():
             self._note("", steps, name, total / steps)
         self._switching(steps)
         return pd.concat(self._rows, ignore_index=True)[list(COLUMNS)]
+
+    def _objective(self) -> Float[Tensor, ""]:
+        learners, method = self._learners, self._cell.method
+        if isinstance(method, SftMethodSettings):
+            return learners.shown(learners.lists_per_step)
+        batch = learners.rollouts()
+        weights = learners.weights(batch, method)
+        advantages = token_advantages(batch, method).unflatten(0, weights.shape[:2])
+        self._watch(batch, method, weights, advantages)
+        return learners.objective(batch, weights[..., None] * advantages)
 
     def _note(self, need: str, step: int, metric: str, values: Float[np.ndarray, " R"]) -> None:
         tokens = step * self._learners.tokens_per_step
@@ -212,9 +252,15 @@ class _Training:
             self._note("", step, "reward", np.mean(self._rewards, axis=0))
             self._rewards = []
 
-    def _watch(self, batch: Batch, weights: Float[Tensor, "R B G"], advantages: Float[Tensor, "R B G T"]) -> None:
+    def _watch(
+        self,
+        batch: Batch,
+        method: MethodSettings,
+        weights: Float[Tensor, "R B G"],
+        advantages: Float[Tensor, "R B G T"],
+    ) -> None:
         """Add up what is told as a mean over the training."""
-        ranked, method = batch.ranked, self._cell.method
+        ranked = batch.ranked
         R, B, G = weights.shape
         self._rewards.append(list_rewards(ranked).reshape(R, B * G).mean(1).numpy())
         K = ranked["gains"].shape[-1]
@@ -241,6 +287,13 @@ class _Training:
                     self._note(need, step, f"tau/{other}", kendall_tau(order, orders[other]).mean(-1))
 
 
+def ascend(optimiser: torch.optim.Optimizer, objective: Float[Tensor, ""]) -> None:
+    """One step upwards."""
+    optimiser.zero_grad()
+    (-objective).backward()
+    optimiser.step()
+
+
 def _shift(weights: Float[Tensor, "R B"], values: Float[Tensor, "R B"]) -> Float[Tensor, " R"]:
     """By how much the weighted mean is above the plain one."""
     return (weights * values).sum(1) / weights.sum(1) - values.mean(1)
@@ -255,8 +308,8 @@ def _by_rank(name: str, values: Float[Tensor, "R B G K"]) -> dict[str, Float[Ten
 class _Visits:
     """Which examples come next: in seeded order, every one before any again."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._rng = count, np.random.default_rng([seed, _SCHEDULE])
+    def __init__(self, count: int, seed: int, purpose: int) -> None:
+        self._count, self._rng = count, np.random.default_rng([seed, purpose])
         self._waiting = np.zeros(0, dtype=np.int64)
 
     def take(self, wanted: int) -> Int[np.ndarray, " n"]:

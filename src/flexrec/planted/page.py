@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from flexrec.planted.results import BEST, COMMON, FAMILY
-from flexrec.planted.settings import ComparisonSettings, PlantedSettings, ReportedStatistics
+from flexrec.planted.settings import ComparisonSettings, PlantedSettings, ReportedStatistics, ShowingSettings
 from flexrec.planted.study import IDEAL, JOINT
 from flexrec.reporting.style import interval, number, p_value
 
@@ -91,7 +91,10 @@ class Answers:
     def edges(self, experiment: str) -> list[str]:
         """Where a better rate may lie outside those that were tried."""
         own = self._rates[(self._rates["experiment"] == experiment) & self._rates["edge"]]
-        names = ", ".join(f"{row['variant']} ({row['rate']:g})" for _, row in own.iterrows())
+        names = ", ".join(
+            f"{row['variant']} ({'; '.join(filter(None, [format(row['rate'], 'g'), row['setting']]))})"
+            for _, row in own.iterrows()
+        )
         return [f"The best rate is the smallest or largest that was tried for {names}."] if names else []
 
     def claim(self, experiment: str) -> list[str]:
@@ -135,6 +138,17 @@ class Answers:
                     f"weighted over the {scope}, the mean of IDCG over its true value changes by {over.min():+.2f} to "
                     f"{over.max():+.2f}."
                 )
+        return sentences
+
+    def showing(self) -> list[str]:
+        """Where shown lists are ahead of rewarded ones, and where behind."""
+        sentences = []
+        for measure in ("area ndcg_at_5", "final ndcg_at_5"):
+            rows = self._rows("showing", measure, BEST).dropna(subset=["reference"])
+            for variant in dict.fromkeys(rows["variant"]):
+                own = _of(rows, variant=variant)
+                told = self._told(own, "setting", "ahead", "behind")
+                sentences.append(f"{_LIST[measure]}, *{variant}* against *{own['reference'].iloc[0]}*: {told}.")
         return sentences
 
     def transfer(self) -> list[str]:
@@ -239,6 +253,20 @@ class Answers:
             rows,
         )  # fmt: skip
 
+    def showing_table(self) -> str:
+        """Every variant under every critic and number of requests: where it began, on the way, and where it ended."""
+        shown = {"warmed-up": "start ndcg_at_5"} | {_LIST[m]: m for m in ("area ndcg_at_5", "final ndcg_at_5")}
+        tests = self._rows("showing", "final ndcg_at_5", BEST)
+        rows = []
+        for (setting, variant), own in tests.groupby(["setting", "variant"], sort=False):
+            places = {"setting": setting, "variant": variant}
+            means = [_mean(_of(self._rows("showing", measure, BEST), **places)) for measure in shown.values()]
+            cells = [str(setting), str(variant), f"{own['rate'].iloc[0]:g}", *means]
+            rows.append([*cells, *_difference(own.dropna(subset=["reference"]))])
+        return _table(
+            ["critic, requests", "variant", "rate", *shown, "difference to the first at the end", "p (Holm)"], rows
+        )
+
     def transfer_table(self) -> str:
         """The transfer matrix, the joint and the untrained policy."""
         rows = self._rows("transfer", "final ndcg_at_5").drop_duplicates(["variant", "need"])
@@ -320,6 +348,16 @@ def planted_page(results: pd.DataFrame, rates: pd.DataFrame, settings: PlantedSe
             *answers.comparison_tables("reasoning"),
         ),
         *_section("6 Why: where do the rewards push, and how noisily?", answers.gradients(), answers.gradients_table()),
+        *_section(
+            "7 Is it better to reward lists than to show the best ones?",
+            [
+                _size(settings, settings.showing),
+                _warm_up(settings.showing),
+                *answers.showing(),
+                *answers.edges("showing"),
+            ],
+            answers.showing_table(),
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -334,6 +372,7 @@ def planted_text(results: pd.DataFrame, rates: pd.DataFrame, statistics: Reporte
         "tail": [*answers.claim("tail"), *answers.tail()],
         "reasoning": answers.comparison("reasoning"),
         "gradients": answers.gradients(),
+        "showing": answers.showing(),
     }
     if few := answers.few_seeds():
         groups = {"too few seeds": few, **groups}
@@ -349,6 +388,17 @@ def _size(settings: PlantedSettings, comparison: ComparisonSettings) -> str:
         f"{comparison.prompts_per_step or learner.prompts_per_step} requests x {learner.rollouts} rollouts x "
         f"{comparison.candidates or settings.world.candidates} items, {comparison.seeds.count} seeds; learning rates "
         f"chosen among {', '.join(f'{rate:g}' for rate in comparison.rates)} on {comparison.tuning.count} other seeds."
+    )
+
+
+def _warm_up(showing: ShowingSettings) -> str:
+    """What all variants start from, in a sentence."""
+    warm_up = showing.warm_up
+    requests = " or ".join(f"{count:,}" for count in showing.requests)
+    return (
+        f"All start from the same policies, warmed up with {warm_up.steps} steps of {warm_up.lists} shown lists (rate "
+        f"{warm_up.learning_rate:g}), and train on {requests} requests. Shown is the list that is optimal under the "
+        "gains of training."
     )
 
 

@@ -1,12 +1,12 @@
 """Settings of the planted-truth study: the world, what the critic knows of it, the learner, and the experiments."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from flexrec.config import Settings
-from flexrec.rl.settings import ItemReward, MethodSettings, UncertaintySettings
+from flexrec.rl.settings import ItemReward, Method, MethodSettings, SftMethodSettings, UncertaintySettings
 
 Scope = Literal["none", "group", "batch"]
 
@@ -82,6 +82,11 @@ class FeedbackSettings(Settings):
         description="The variances that the critic states: its own, those of other items, or reversed",
     )
 
+    @property
+    def label(self) -> str:
+        """Its name and how far it is off."""
+        return f"{self.name}, noise {self.noise:g}" if self.noise else self.name
+
 
 # ---- the learner ----
 
@@ -125,17 +130,59 @@ class Variant(Settings):
         )
 
 
+class ShownLists(Settings):
+    """Optimal lists that are shown in the place of rewards: supervised learning (the method `sft`)."""
+
+    lists: int = Field(ge=1, description="Per step, each of another request")
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+        return f"{self.lists} {'list' if self.lists == 1 else 'lists'} shown"
+
+    def method(self) -> SftMethodSettings:
+        """The method."""
+        return SftMethodSettings(algorithm="sft", lists_per_step=self.lists)
+
+
+def _kind(given: object) -> str:
+    shown = "lists" in given if isinstance(given, dict) else isinstance(given, ShownLists)
+    return "lists" if shown else "rewards"
+
+
+Taught = Annotated[
+    Annotated[Variant, Tag("rewards")] | Annotated[ShownLists, Tag("lists")],
+    Discriminator(_kind),
+]
+"""Rewarded rollouts or shown lists."""
+
+
+class WarmUp(Settings):
+    """Optimal lists that policies are shown before the training, as language models are (method, section 7)."""
+
+    steps: int = Field(ge=1)
+    lists: int = Field(ge=1, description="Per step")
+    learning_rate: float = Field(gt=0)
+
+
 class Cell(Settings):
     """One training of several seeds: all that its result is a function of."""
 
     world: WorldSettings
     feedback: FeedbackSettings
     learner: LearnerSettings
-    method: MethodSettings
+    warm_up: WarmUp | None = None
+    method: Method
     learning_rate: float = Field(gt=0)
     trained: tuple[str, ...] = Field(min_length=1, description="Needs that are asked in training, in turn")
     asked: tuple[str, ...] = Field(min_length=1, description="Needs that the held-out requests are asked with")
     seeds: tuple[int, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _lists_name_items_only(self) -> Self:
+        if self.learner.views and (self.warm_up or isinstance(self.method, SftMethodSettings)):
+            raise ValueError("an optimal list does not say which features to look at; with `views` none can be shown")
+        return self
 
 
 # ---- the experiments ----
@@ -162,9 +209,10 @@ class ComparisonSettings(Settings):
     """Variants side by side, each at its own best learning rate and all at a common one."""
 
     need: str
-    variants: tuple[Variant, ...] = Field(min_length=2, description="The first is what the others are compared with")
+    variants: tuple[Taught, ...] = Field(min_length=2, description="The first is what the others are compared with")
     rates: tuple[float, ...] = Field(min_length=1, description="Learning rates to choose from")
-    common_rate: float = Field(gt=0)
+    common_rate: float | None = Field(None, gt=0, description="None: each at its own best rate only")
+    warm_up: WarmUp | None = Field(None, description="What all of them start from; None: untrained policies")
     tuning: Seeds = Field(description="Seeds that choose the rates, and that nothing is reported of")
     seeds: Seeds
     candidates: int | None = Field(None, ge=2, description="K; by default the world's")
@@ -179,6 +227,22 @@ class ComparisonSettings(Settings):
         if len({variant.name for variant in self.variants}) < len(self.variants):
             raise ValueError("a variant stands twice in `variants`")
         _refuse_repeated("rates", self.rates)
+        return self
+
+
+class ShowingSettings(ComparisonSettings):
+    """Lists rewarded and lists shown, by how wrong the labels are and by how often requests come again."""
+
+    warm_up: WarmUp
+    critics: tuple[FeedbackSettings, ...] = Field(min_length=1)
+    requests: tuple[int, ...] = Field(min_length=1, description="To train on, per seed; fewer come again more often")
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        _refuse_repeated("critics", [critic.label for critic in self.critics])
+        _refuse_repeated("requests", self.requests)
+        if few := [count for count in self.requests if count < 1]:
+            raise ValueError(f"`requests` has {few[0]}; at least one is needed to train on")
         return self
 
 
@@ -254,6 +318,7 @@ class PlantedSettings(Settings):
     rewards: ComparisonSettings
     tail: ComparisonSettings
     reasoning: ComparisonSettings
+    showing: ShowingSettings
     uncertainty: WeightingSettings
     transfer: TransferSettings
     gradients: GradientSettings
@@ -262,7 +327,9 @@ class PlantedSettings(Settings):
     @model_validator(mode="after")
     def _known_needs(self) -> "PlantedSettings":
         names = [need.name for need in self.world.needs]
-        comparisons = {"rewards": self.rewards, "tail": self.tail, "reasoning": self.reasoning}
+        comparisons = {
+            "rewards": self.rewards, "tail": self.tail, "reasoning": self.reasoning, "showing": self.showing
+        }  # fmt: skip
         asked = {part: settings.need for part, settings in comparisons.items()}
         asked |= {"uncertainty": self.uncertainty.need, "gradients": self.gradients.need}
         for part, need in asked.items():

@@ -20,8 +20,9 @@ from flexrec.planted.settings import (
     FeedbackSettings,
     GradientSettings,
     LearnerSettings,
+    ShowingSettings,
+    Taught,
     TransferSettings,
-    Variant,
     WeightingSettings,
     WorldSettings,
 )
@@ -37,6 +38,9 @@ JOINT = "all needs"
 IDEAL = "ideal lists"
 """What stands beside the policies where the needs' own lists are compared."""
 
+RATES = ("experiment", "setting", "variant", "rate", "area", "best", "edge")
+"""Columns of the tables of learning rates."""
+
 Labels = Mapping[str, object]
 """What a training is in the tables: `experiment`, `setting`, `choice`, `variant`, `rate`."""
 
@@ -48,8 +52,10 @@ def compare(
     learner: LearnerSettings,
     settings: ComparisonSettings,
     folder: Path,
+    *,
+    setting: str = "",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train variants side by side, each at the learning rate that suits it best and all at a common one.
+    """Train variants side by side, each at the learning rate that suits it best and all at a common one (if given).
 
     The rate of a variant is that of the largest mean area under the curve of NDCG@5 on the tuning seeds, which nothing
     else is made of.
@@ -61,19 +67,21 @@ def compare(
         learner: The learner; the settings may change its steps and views.
         settings: Variants, rates and seeds.
         folder: Finished cells, by the digest of their settings.
+        setting: What the experiment varies beside the variants.
 
     Returns:
-        The curves, and a table of the rates: `experiment`, `variant`, `rate`, `area`, `best`, `edge` (the best rate is
-        the smallest or largest that was tried).
+        The curves, and a table of the rates: `experiment`, `setting`, `variant`, `rate`, `area`, `best`, `edge` (the
+        best rate is the smallest or largest that was tried).
     """
     world = _but(world, candidates=settings.candidates)
     learner = _but(learner, steps=settings.steps, prompts_per_step=settings.prompts_per_step, views=settings.views)
 
-    def trained(variant: Variant, rate: float, seeds: Sequence[int]) -> Cell:
+    def trained(variant: Taught, rate: float, seeds: Sequence[int]) -> Cell:
         return Cell(
             world=world,
             feedback=feedback,
             learner=learner,
+            warm_up=settings.warm_up,
             method=variant.method(),
             learning_rate=rate,
             trained=(settings.need,),
@@ -81,6 +89,7 @@ def compare(
             seeds=tuple(seeds),
         )
 
+    named = f"{experiment}, {setting}" if setting else experiment
     tries = [(variant, rate) for variant in settings.variants for rate in settings.rates]
     tuning = run_cells(
         [
@@ -91,17 +100,43 @@ def compare(
             for variant, rate in tries
         ],
         folder,
-        f"{experiment}: learning rates",
+        f"{named}: learning rates",
     )
-    rates = _rates(tuning, experiment, settings)
+    rates = _rates(tuning, experiment, settings).assign(setting=setting)[list(RATES)]
     best = rates[rates["best"]].set_index("variant")["rate"]
+    chosen = [(BEST, variant, float(best[variant.name])) for variant in settings.variants]
+    if settings.common_rate is not None:
+        chosen += [(COMMON, variant, settings.common_rate) for variant in settings.variants]
     cells = []
-    for choice in (BEST, COMMON):
-        for variant in settings.variants:
-            rate = float(best[variant.name]) if choice == BEST else settings.common_rate
-            labels = {"experiment": experiment, "choice": choice, "variant": variant.name, "rate": rate}
-            cells.append((labels, trained(variant, rate, settings.seeds.all)))
-    return run_cells(cells, folder, experiment), rates
+    for choice, variant, rate in chosen:
+        labels = {"experiment": experiment, "setting": setting, "choice": choice, "variant": variant.name, "rate": rate}
+        cells.append((labels, trained(variant, rate, settings.seeds.all)))
+    return run_cells(cells, folder, named), rates
+
+
+def show_or_reward(
+    world: WorldSettings, learner: LearnerSettings, settings: ShowingSettings, folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reward lists and show them, after the same warm-up; every critic, with few requests and with many.
+
+    Returns:
+        As `compare` does; a setting is a critic and a number of requests.
+    """
+    parts = [
+        compare(
+            "showing",
+            _but(world, train=requests),
+            critic,
+            learner,
+            settings,
+            folder,
+            setting=f"{critic.label}, {requests:,} requests",
+        )
+        for requests in settings.requests
+        for critic in settings.critics
+    ]
+    curves, rates = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    return curves, rates
 
 
 def weigh(world: WorldSettings, learner: LearnerSettings, settings: WeightingSettings, folder: Path) -> pd.DataFrame:

@@ -14,13 +14,15 @@ from flexrec.planted.settings import (
     LearnerSettings,
     PlantedSettings,
     ReportedStatistics,
+    ShowingSettings,
     TransferSettings,
     WeightingSettings,
     WorldSettings,
 )
-from flexrec.planted.study import compare, directions, transfer, weigh
+from flexrec.planted.study import compare, directions, show_or_reward, transfer, weigh
 from flexrec.reporting.figures.planted import (
     planted_curves_figure,
+    planted_showing_figure,
     planted_spread_figure,
     planted_transfer_figure,
     planted_weights_figure,
@@ -70,6 +72,13 @@ def measure_directions(
     return directions(world, feedback, learner, settings, work_folder)
 
 
+def show_or_reward_lists(
+    world: WorldSettings, learner: LearnerSettings, settings: ShowingSettings, work_folder: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Lists rewarded and lists shown, under critics of several kinds, with few requests and with many."""
+    return show_or_reward(world, learner, settings, work_folder)
+
+
 def summarise_study(
     rewards: pd.DataFrame,
     uncertainty: pd.DataFrame,
@@ -77,21 +86,23 @@ def summarise_study(
     tail: pd.DataFrame,
     reasoning: pd.DataFrame,
     gradients: pd.DataFrame,
+    showing: pd.DataFrame,
     rates_of_rewards: pd.DataFrame,
     rates_of_tail: pd.DataFrame,
     rates_of_reasoning: pd.DataFrame,
+    rates_of_showing: pd.DataFrame,
     statistics: ReportedStatistics,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """All curves in one table, their means, intervals and tests, and the learning rates."""
-    curves = pd.concat([rewards, uncertainty, transfer, tail, reasoning, gradients], ignore_index=True)
-    rates = pd.concat([rates_of_rewards, rates_of_tail, rates_of_reasoning], ignore_index=True)
+    curves = pd.concat([rewards, uncertainty, transfer, tail, reasoning, gradients, showing], ignore_index=True)
+    rates = pd.concat([rates_of_rewards, rates_of_tail, rates_of_reasoning, rates_of_showing], ignore_index=True)
     return curves, summarise_planted(curves, statistics), rates
 
 
 def draw_study(
     curves: pd.DataFrame, results: pd.DataFrame
-) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
-    """Learning curves, the effect of the weights, the transfer matrix, the spreads over ranks."""
+) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
+    """Learning curves, the effect of the weights, the transfer matrix, the spreads over ranks, lists shown."""
     return (
         planted_curves_figure(curves, experiment="rewards"),
         planted_curves_figure(curves, experiment="tail", metric="ndcg_at_k"),
@@ -99,6 +110,7 @@ def draw_study(
         planted_weights_figure(results),
         planted_transfer_figure(results),
         planted_spread_figure(results),
+        planted_showing_figure(curves),
     )
 
 

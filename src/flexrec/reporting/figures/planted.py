@@ -70,6 +70,56 @@ def planted_curves_figure(curves: pd.DataFrame, *, experiment: str, metric: str 
     return finish(figure, text, height=520)
 
 
+def planted_showing_figure(curves: pd.DataFrame) -> go.Figure:
+    """Draw rewarded and shown lists by steps, the mean over seeds: a panel per critic and number of requests.
+
+    Args:
+        curves: The `planted_curves` table.
+    """
+    rows = curves[(curves["experiment"] == "showing") & (curves["metric"] == "ndcg_at_5")]
+    if rows.empty:
+        return empty_figure("No lists were shown in the place of rewards.")
+    settings, names = list(dict.fromkeys(rows["setting"])), list(dict.fromkeys(rows["variant"]))
+    columns = min(4, len(settings))
+    lines = -(-len(settings) // columns)
+    # a range of its own each: the noise decides what can be reached
+    figure = make_subplots(
+        rows=lines,
+        cols=columns,
+        horizontal_spacing=0.05,
+        vertical_spacing=0.16,
+        subplot_titles=["<br>".join(map(plotly_text, setting.rsplit(", ", 1))) for setting in settings],
+    )
+    highest = []
+    for place, setting in enumerate(settings):
+        panel = {"row": place // columns + 1, "col": place % columns + 1}
+        means = rows[rows["setting"] == setting].groupby(["variant", "step"], sort=False)["value"].mean()
+        for name in names:
+            line = means[name].sort_index()
+            figure.add_trace(
+                go.Scatter(
+                    x=line.index,
+                    y=line.to_numpy(),
+                    mode="lines",
+                    name=plotly_text(name),
+                    legendgroup=name,
+                    showlegend=place == 0,
+                    line={"color": _COLOURS[names.index(name) % len(_COLOURS)], "width": 2},
+                    hovertemplate=f"{plotly_text(name)}<br>step %{{x}}: %{{y:.4f}}<extra></extra>",
+                ),
+                **panel,
+            )
+        highest.append(str(means.groupby("variant", sort=False).last().idxmax()))
+    figure.update_xaxes(title_text="step", row=lines)
+    figure.update_yaxes(title_text=metric_label("ndcg_at_5"), col=1)
+    counts = "; ".join(f"{name}, {highest.count(name)} of {len(settings)}" for name in dict.fromkeys(highest))
+    text = (
+        f"Lists rewarded and shown: held-out {metric_label('ndcg_at_5')}, mean of {rows['seed'].nunique()} seeds, each "
+        f"at its own best rate. Panels in which it is highest at the end: {counts}."
+    )
+    return finish(figure, text, height=160 + 260 * lines)
+
+
 def _line_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """A colour per reward and a dash per normalisation, from names such as `swap causal, pooled`."""
     rewards = list(dict.fromkeys(name.partition(", ")[0] for name in names))
