@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flexrec.planted.page import Answers, planted_page, planted_text
+from flexrec.planted.answers import Answers
+from flexrec.planted.page import planted_page, planted_text
 from flexrec.planted.results import BEST, COMMON, area, summarise_planted
 from flexrec.planted.settings import PlantedSettings, ReportedStatistics
 from flexrec.planted.study import IDEAL, JOINT
