@@ -32,7 +32,8 @@ from flexrec.sources import SOURCES, source_of
 from flexrec.sources.fabricator.esci import write_esci
 from flexrec.sources.fabricator.kuairec import write_kuairec
 from flexrec.sources.fabricator.movielens import write_ml_1m
-from flexrec.sources.kuairec import CAPTIONS_FILE, CATEGORIES_FILE, SAMPLE_FILE
+from flexrec.sources.kuairec import SAMPLE_FILE
+from flexrec.sources.kuairec_videos import CAPTIONS_FILE, CATEGORIES_FILE
 from flexrec.sources.movielens import ML_100K_FOLDER
 from flexrec.sources.sparsify import marked, sparsify
 from flexrec.sources.tables import Tables, daily_counts_table, queries_table

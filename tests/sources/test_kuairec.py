@@ -1,6 +1,5 @@
-"""KuaiRec: tables by hand in the official layout, every rule about odd rows, every refusal, the archive, real files."""
+"""KuaiRec: matrices by hand in the official layout, every rule about odd rows, every refusal, archives, real files."""
 
-import os
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,6 @@ from flexrec.sources import kuairec, source_of
 from flexrec.sources.download import DownloadPolicy
 from flexrec.sources.fetch import fetch_url
 from flexrec.sources.kuairec import (
-    CAPTIONS_FILE,
-    CATEGORIES_FILE,
     DAILY_FILE,
     MD5,
     SAMPLE_FILE,
@@ -26,12 +23,8 @@ from flexrec.sources.kuairec import (
     KuaiRec,
     KuaiRecSample,
 )
-from flexrec.sources.kuairec_categories import CATEGORIES, MISSING_ID, UNNAMED_TAGS, tag_name
-
-REAL = Path(os.environ.get("FLEXREC_REAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "kuairec"
-needs_real = pytest.mark.skipif(
-    not REAL.is_dir(), reason="the real KuaiRec files are not here (FLEXREC_REAL_DATA names their folder)"
-)
+from flexrec.sources.kuairec_videos import CAPTIONS_FILE, CATEGORIES_FILE
+from kuairec_files import CAPTIONS_TEXT, CATEGORIES_TEXT, REAL, needs_real
 
 MATRIX = """\
 user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio
@@ -44,17 +37,6 @@ user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio
 2,20,1500,6000,2020-07-06 00:00:00.000,20200706.0,1593964800.0,0.25
 2,20,3000,6000,2020-07-05 00:00:09.000,20200705.0,1593878409.0,0.5
 """
-CATEGORIES_TEXT = 'video_id,feat\n10,[8]\n20,"[27, 9]"\n30,[0]\n40,[]\n'
-CAPTIONS_HEADER = (
-    "video_id,manual_cover_text,caption,topic_tag,first_level_category_id,first_level_category_name,"
-    "second_level_category_id,second_level_category_name,third_level_category_id,third_level_category_name\n"
-)
-CAPTIONS_TEXT = CAPTIONS_HEADER + (
-    '10,UNKNOWN,#热门 @小舞(O1356604272) 你好\r世界,"[热门,好]",8,颜值,673,颜值随拍,-124,UNKNOWN\n'
-    "20,UNKNOWN,,[],27,高新数码,-124,UNKNOWN,-124,UNKNOWN\n"
-    '30,盖,"a, ""b""",[],-124,UNKNOWN,-124,UNKNOWN,-124,UNKNOWN\n'
-    "40,UNKNOWN,UNKNOWN,[],-124,UNKNOWN,-124,UNKNOWN,-124,UNKNOWN\n"
-)
 DAILY_TEXT = (
     "video_id,date,author_id,upload_dt,show_cnt,play_cnt\n"
     "20,20200706,1,2020-07-01,9,7\n10,20200705,1,2020-07-01,9.0,4.0\n10,20200706,1,2020-07-01,9,\n"
@@ -178,6 +160,11 @@ class TestTheMatrix:
         with pytest.raises(InputError, match=r"small_matrix\.csv: no such file"):
             read(folder)
 
+    def test_a_video_that_nobody_was_shown_is_left_out(self, tmp_path):
+        tables, _ = read(folder_with(tmp_path, matrix=MATRIX.replace("1,40,0,6000,,,,0.0\n", "")))
+        assert tables.items[Columns.ITEM_ID].tolist() == [10, 20, 30]
+        assert tables.dropped["videos that occur in no row of the matrix, left out"] == 1
+
 
 class TestDailyCounts:
     def test_plays_begin_with_the_day_in_beijing(self, tmp_path):
@@ -216,88 +203,6 @@ class TestDailyCounts:
     def test_bad_rows_are_refused(self, tmp_path, row, problem):
         with pytest.raises(InputError, match=problem):
             read(folder_with(tmp_path, daily=DAILY_TEXT + row + "\n"))
-
-
-class TestVideos:
-    def test_in_the_original(self, tmp_path):
-        tables, _ = read(folder_with(tmp_path))
-        items = tables.items
-        Items.validate(items)
-        # what stands first for reach is left out; a stray carriage return is a space
-        assert items[Columns.TITLE].tolist() == ["你好 世界", "高新数码 20", 'a, "b"', "视频 40"]
-        assert items[Columns.TOPICS].tolist() == [["颜值"], ["高新数码", "喜剧"], ["标签0"], []]
-        assert items[Columns.TEXT].tolist() == [
-            "#热门 @小舞(O1356604272) 你好 世界. 颜值 > 颜值随拍. 热门, 好",
-            "高新数码. 喜剧",
-            'a, "b". 标签0',
-            "视频 40",
-        ]
-        assert tables.dropped["carriage returns inside rows of the captions, made spaces"] == 1
-
-    def test_in_english(self, tmp_path):
-        items = read(folder_with(tmp_path), language="english")[0].items
-        assert items[Columns.TITLE].tolist() == [
-            "Good looks 10",
-            "Technology 20 (Comedy)",
-            "Video 30 (Tag 0)",
-            "Video 40",
-        ]
-        assert items[Columns.TOPICS].tolist() == [["Good looks"], ["Technology", "Comedy"], ["Tag 0"], []]
-        assert items[Columns.TEXT].tolist()[:2] == [
-            "Good looks. #热门 @小舞(O1356604272) 你好 世界. 颜值 > 颜值随拍. 热门, 好",
-            "Technology. Comedy. 高新数码",
-        ]
-
-    def test_a_long_caption_is_cut_and_a_caption_of_hashtags_alone_is_kept(self, tmp_path):
-        rows = [
-            f"10,UNKNOWN,{'长' * 50_000},[],8,颜值,-124,UNKNOWN,-124,UNKNOWN\n",
-            "20,UNKNOWN,#a #b,[],8,颜值,-124,UNKNOWN,-124,UNKNOWN\n",
-        ]
-        titles = read(folder_with(tmp_path, captions=CAPTIONS_HEADER + "".join(rows)))[0].items[Columns.TITLE].tolist()
-        assert titles[:2] == ["长" * 39 + "…", "#a #b"]
-
-    def test_control_characters_become_spaces(self, tmp_path):
-        caption = "10,UNKNOWN,a\x00\x07b\u202ec,[],8,颜值,-124,UNKNOWN,-124,UNKNOWN\n"
-        assert read(folder_with(tmp_path, captions=CAPTIONS_HEADER + caption))[0].items[Columns.TITLE][0] == "a b c"
-
-    def test_a_video_that_nobody_was_shown_is_left_out(self, tmp_path):
-        tables, _ = read(folder_with(tmp_path, matrix=MATRIX.replace("1,40,0,6000,,,,0.0\n", "")))
-        assert tables.items[Columns.ITEM_ID].tolist() == [10, 20, 30]
-        assert tables.dropped["videos that occur in no row of the matrix, left out"] == 1
-
-    def test_a_video_may_lack_either_row(self, tmp_path):
-        captions = CAPTIONS_TEXT.replace("40,UNKNOWN", "50,UNKNOWN")
-        tables, _ = read(folder_with(tmp_path, captions=captions, matrix=MATRIX + "1,50,0,6000,,,,0.0\n"))
-        assert tables.items[Columns.ITEM_ID].tolist() == [10, 20, 30, 40, 50]
-        assert tables.dropped[f"videos without a row in {CAPTIONS_FILE}, named by their tags"] == 1
-        assert tables.dropped[f"videos without a row in {CATEGORIES_FILE}, without topics"] == 1
-
-    @pytest.mark.parametrize(
-        ("name", "text", "problem"),
-        [
-            ("categories", CATEGORIES_TEXT + "10,[1]\n", "row 6: video 10 occurs before"),
-            (
-                "categories",
-                CATEGORIES_TEXT + "11,__import__('os')\n",
-                r"row 6 \(video 11\): feat .* is not a list of tags",
-            ),
-            ("categories", CATEGORIES_TEXT + "x,[1]\n", "row 6: video id 'x' is not a whole number"),
-            ("categories", CATEGORIES_TEXT + "11,[1],1\n", "row 6: 3 fields, expected 2"),
-            ("categories", CATEGORIES_TEXT.replace("feat", "tags"), "column feat is missing"),
-            ("categories", None, "no such file"),
-            ("captions", CAPTIONS_TEXT.encode("gb18030"), "not UTF-8"),
-            (
-                "captions",
-                CAPTIONS_TEXT.replace(",8,颜值", ",eight,颜值"),
-                r"row 2 \(video 10\): first_level_category_id 'eight'",
-            ),
-            ("captions", CAPTIONS_TEXT + '50,UNKNOWN,"open,[],8,a,1,b,1,c\n', "unexpected end of data"),
-            ("captions", CAPTIONS_HEADER, "there are no rows"),
-        ],
-    )
-    def test_bad_side_tables_are_refused(self, tmp_path, name, text, problem):
-        with pytest.raises(InputError, match=problem):
-            read(folder_with(tmp_path, **{name: text}))
 
 
 class TestTheArchive:
@@ -368,37 +273,6 @@ class TestTheArchive:
         assert "\n" not in message
         for part in ("http://127.0.0.1:9/KuaiRec.zip", str(tmp_path), "KuaiRec.zip", MD5, "CC BY-SA 4.0"):
             assert part in message
-
-
-class TestNames:
-    def test_the_table_is_complete_and_unambiguous(self):
-        # 38 names and UNKNOWN; there is no category 30
-        assert len(CATEGORIES) == 39
-        assert sorted(CATEGORIES) == [MISSING_ID, *range(1, 30), *range(31, 40)]
-        for language in (0, 1):
-            assert len({name[language] for name in CATEGORIES.values()}) == 39
-        assert all(name.english.isascii() and len(name.english) <= 15 for name in CATEGORIES.values())
-
-    def test_every_tag_has_a_name_of_its_own(self):
-        names = [tag_name(tag) for tag in range(31)]
-        assert len({name.original for name in names}) == len({name.english for name in names}) == 31
-        assert {tag for tag in range(31) if tag_name(tag).english == f"Tag {tag}"} == UNNAMED_TAGS
-
-    @needs_real
-    def test_the_names_are_those_of_the_real_file(self):
-        captions = pd.read_csv(REAL / CAPTIONS_FILE, lineterminator="\n")
-        real = captions.groupby("first_level_category_id")["first_level_category_name"].unique()
-        assert {category: list(names) for category, names in real.items()} == {
-            category: [name.original] for category, name in CATEGORIES.items()
-        }
-
-    @needs_real
-    def test_a_tag_is_named_after_the_category_it_goes_with(self):
-        tags = pd.read_csv(REAL / CATEGORIES_FILE)["feat"].str.findall(r"\d+").explode().astype(int)
-        categories = pd.read_csv(REAL / CAPTIONS_FILE, lineterminator="\n")["first_level_category_id"].loc[tags.index]
-        for tag, group in categories.groupby(tags.to_numpy()):
-            frequent = group.value_counts().index[:2].tolist()
-            assert (tag in frequent) == (tag not in UNNAMED_TAGS)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class Learners:
         examples = self.world.train * len(cell.trained)
         self._visits = [_Visits(examples, seed, _SCHEDULE) for seed in cell.seeds]
         # of their own, so that rollouts visit the same requests after a warm-up and without one
-        self._shown = [_Visits(examples, seed, _SHOWN) for seed in cell.seeds]
+        self._lists = [_Visits(examples, seed, _SHOWN) for seed in cell.seeds]
         self._ties = [np.random.default_rng([seed, _TIES]) for seed in cell.seeds]
 
     def _next(
@@ -107,7 +107,7 @@ class Learners:
             lists: Of how many requests, those that come next for every seed; optimal under the gains of training, equal
                 gains in a random order, another one at every visit.
         """
-        request, need, features, needs = self._next(self._shown, lists)
+        request, need, features, needs = self._next(self._lists, lists)
         gains = self.world.means[self._runs, request, need]
         ties = np.stack([stream.random(gains.shape[1:]) for stream in self._ties])
         orders = torch.tensor(np.lexsort((ties, -gains)))[:, :, None]

@@ -6,12 +6,9 @@ they are (`KuaiRecSample`); the matrices with times and the daily features have 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import math
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,8 +22,8 @@ from flexrec.errors import InputError
 from flexrec.ranking.columns import Columns
 from flexrec.sources.fabricator.kuairec import write_kuairec
 from flexrec.sources.fetch import digest_of, extract_member, fetch_url, verified
-from flexrec.sources.kuairec_categories import CATEGORIES, MISSING_ID, MISSING_NAME, tag_name
-from flexrec.sources.tables import EARLIEST, LATEST, Tables, interactions_table, items_table, read_delimited
+from flexrec.sources.kuairec_videos import CAPTIONS_FILE, CATEGORIES_FILE, Language, occurring, videos_table
+from flexrec.sources.tables import EARLIEST, LATEST, Tables, interactions_table, read_delimited
 from flexrec.sources.typed_csv import Kind, header_of, read_typed_csv, refuse_first
 from flexrec.tabular import DAY, first_ranked, kept
 
@@ -42,8 +39,6 @@ ARCHIVE = "KuaiRec.zip"
 # Zenodo publishes MD5 alone; no SHA-256 of this archive is known from its makers
 MD5 = "261550d472c48eff4990fb13c0e5bcf7"
 
-CATEGORIES_FILE = "item_categories.csv"
-CAPTIONS_FILE = "kuairec_caption_category.csv"
 DAILY_FILE = "item_daily_features.csv"
 SAMPLE_FILE = "small_matrix_sample_random.txt"
 SAMPLE_SHA256 = {
@@ -59,22 +54,8 @@ LICENCE = (
 DAYS_PER_YEAR = 365.2425
 BEIJING = 8 * 3_600  # the makers' dates are local
 PSEUDO_BEGIN = 1_593_878_400  # 2020-07-05 in Beijing, where the real matrices begin
-TITLE_CHARS = 40
 
 _MATRIX: dict[str, Kind] = {"user_id": "whole", "video_id": "whole", "timestamp": "number", "watch_ratio": "number"}
-_LEVELS = ("first", "second", "third")
-_CAPTIONS = (
-    "video_id",
-    "caption",
-    "topic_tag",
-    "first_level_category_id",
-    *(f"{level}_level_category_name" for level in _LEVELS),
-)
-_TAGS = re.compile(r"\[\s*(\d+(?:\s*,\s*\d+)*)?\s*\]")
-# what an author puts first for reach says little about the video: hashtags, and mentions like @name(O1970045269)
-_FOR_REACH = re.compile(r"(?:[#\uff03][^\s#\uff03]*\s*|@[^@()]{1,40}\(O\d+\)\s*)+")
-
-Language = Literal["original", "english"]
 
 
 class KuaiRec(Settings):
@@ -138,11 +119,11 @@ class KuaiRec(Settings):
             InputError: A missing file or column, an unreadable row, a watch ratio that is missing, negative or not
                 finite, a time outside 1990 to 2100, an unknown video.
         """
-        items, repaired = _items(raw, self.language)
+        items, repaired = videos_table(raw, self.language)
         interactions, videos, dropped = _interactions(raw / f"{self.matrix}_matrix.csv", items, connection)
         daily, uploaded, daily_dropped = _daily_features(raw / DAILY_FILE, items)
         items[Columns.RELEASED] = items[Columns.ITEM_ID].map(uploaded).astype(float)
-        items, left_out = _occurring(items, videos)
+        items, left_out = occurring(items, videos)
         if daily is not None:
             daily = daily[daily[Columns.ITEM_ID].isin(items[Columns.ITEM_ID])].reset_index(drop=True)
         dropped = {**dropped, **repaired, **daily_dropped, **left_out}
@@ -193,7 +174,7 @@ class KuaiRecSample(Settings):
             InputError: A missing file, an unreadable row, a watch ratio that is negative or not finite, a repeated
                 pair, an unknown video.
         """
-        items, repaired = _items(raw, self.language)
+        items, repaired = videos_table(raw, self.language)
         path = raw / SAMPLE_FILE
         if not path.is_file():
             raise InputError(f"{path}: no such file")
@@ -219,7 +200,7 @@ class KuaiRecSample(Settings):
             engagement_name="watch ratio",
             engagement_range=(0.0, math.inf),
         )
-        items, left_out = _occurring(items, interactions[Columns.ITEM_ID])
+        items, left_out = occurring(items, interactions[Columns.ITEM_ID])
         dropped = {"pairs without a time, put into a pseudo order": len(interactions)}
         return Tables(interactions, items, dropped={**dropped, **repaired, **left_out})
 
@@ -391,126 +372,3 @@ def _daily_features(path: Path, items: pd.DataFrame) -> tuple[pd.DataFrame | Non
     }
     once = once.sort_values([Columns.ITEM_ID, Columns.TIMESTAMP]).reset_index(drop=True)
     return once, uploaded, {words: count for words, count in dropped.items() if count}
-
-
-# ---- the videos ----
-
-
-def _occurring(items: pd.DataFrame, videos: pd.Series) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The items that somebody was shown; the others can be no candidate, and embedding them takes most of the time."""
-    shown = items[items[Columns.ITEM_ID].isin(videos)].reset_index(drop=True)
-    return shown, {"videos that occur in no row of the matrix, left out": len(items) - len(shown)}
-
-
-def _items(raw: Path, language: Language) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Every video of the two side tables, by id."""
-    tag_rows, _ = _rows(raw / CATEGORIES_FILE, ("video_id", "feat"))
-    caption_rows, repaired = _rows(raw / CAPTIONS_FILE, _CAPTIONS)
-    tags = {video: _tags(row["feat"], place) for video, (place, row) in tag_rows.items()}
-    texts = {video: row for video, (_, row) in caption_rows.items()}
-    for place, row in caption_rows.values():
-        if not re.fullmatch(r"-?\d{1,9}", row["first_level_category_id"]):
-            raise InputError(
-                f"{place}: first_level_category_id {row['first_level_category_id']!r} is not a whole number"
-            )
-    videos = sorted(tags.keys() | texts.keys())
-    described = [_described(video, tags.get(video, []), texts.get(video), language) for video in videos]
-    items = items_table(
-        [str(video) for video in videos],
-        [title for title, _, _ in described],
-        [text for _, text, _ in described],
-        [topics for _, _, topics in described],
-        file=str(raw / CATEGORIES_FILE),
-        first_row=2,
-    )
-    notes = {
-        "carriage returns inside rows of the captions, made spaces": repaired,
-        f"videos without a row in {CAPTIONS_FILE}, named by their tags": len(videos) - len(texts),
-        f"videos without a row in {CATEGORIES_FILE}, without topics": len(videos) - len(tags),
-    }
-    return items, {words: count for words, count in notes.items() if count}
-
-
-def _described(
-    video: int, tags: Sequence[int], row: dict[str, str] | None, language: Language
-) -> tuple[str, str, list[str]]:
-    """Title, text and topics of a video."""
-    english = language == "english"
-    row = row or {}
-    caption = _line(row.get("caption", ""))
-    caption = "" if caption == MISSING_NAME else caption
-    category = int(row.get("first_level_category_id", MISSING_ID))
-    path = [
-        name
-        for level in _LEVELS
-        if (name := _line(row.get(f"{level}_level_category_name", MISSING_NAME))) != MISSING_NAME
-    ]
-    hashtags = [name for part in row.get("topic_tag", "").strip("[]").split(",") if (name := _line(part))]
-    names = [tag_name(tag) for tag in tags]
-    topics = list(dict.fromkeys(name.english if english else name.original for name in names))
-
-    in_english = CATEGORIES.get(category, CATEGORIES[MISSING_ID]).english
-    others = [name for name in topics if name != in_english and name not in path]
-    if english:
-        title = f"{in_english} {video}" + (f" ({', '.join(others)})" if others else "")
-    else:
-        reach = _FOR_REACH.match(caption)
-        title = (caption[reach.end() :] if reach else "") or caption or f"{path[-1] if path else '视频'} {video}"
-        title = title if len(title) <= TITLE_CHARS else title[: TITLE_CHARS - 1].rstrip() + "…"
-    parts = [caption, " > ".join(path), ", ".join([*hashtags, *([] if english else others)])]
-    if english:
-        parts = [in_english, ", ".join(others), *parts]
-    return title, ". ".join(part for part in parts if part) or title, topics
-
-
-def _line(text: str) -> str:
-    """One line without control characters."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(text.split())
-
-
-def _tags(cell: str, place: str) -> list[int]:
-    match = _TAGS.fullmatch(cell.strip())
-    if match is None:
-        raise InputError(f"{place}: feat {cell[:60]!r} is not a list of tags like [27, 9]")
-    return [int(tag) for tag in match[1].split(",")] if match[1] else []
-
-
-def _rows(path: Path, columns: Sequence[str]) -> tuple[dict[int, tuple[str, dict[str, str]]], int]:
-    """Read a side table: video -> (place for messages, row); and how many stray carriage returns became spaces.
-
-    Raises:
-        InputError: No such file, not UTF-8, a column that is missing, a row of another length, a video id that is not a
-            whole number or occurs twice.
-    """
-    names = header_of(path)
-    if absent := [name for name in columns if name not in names]:
-        raise InputError(f"{path}: column {', '.join(absent)} is missing; the header has {', '.join(names)}")
-    data = path.read_bytes().replace(b"\r\n", b"\n")
-    stray = data.count(b"\r")
-    try:
-        text = data.replace(b"\r", b" ").decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        at = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path}, row {at}: not UTF-8 text ({error.reason}); fetch the file again") from error
-    rows: dict[int, tuple[str, dict[str, str]]] = {}
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        next(reader)
-        for cells in reader:
-            where = f"{path}, row {reader.line_num}"
-            if len(cells) != len(names):
-                raise InputError(f"{where}: {len(cells)} fields, expected {len(names)}; fetch the file again")
-            row = dict(zip(names, cells, strict=True))
-            video = row["video_id"]
-            if not (video.isascii() and video.isdigit() and len(video) <= 18):
-                raise InputError(f"{where}: video id {video[:60]!r} is not a whole number")
-            if int(video) in rows:
-                raise InputError(f"{where}: video {video} occurs before")
-            rows[int(video)] = (f"{where} (video {video})", row)
-    except csv.Error as error:
-        raise InputError(f"{path}, row {reader.line_num}: {error}; fetch the file again") from error
-    if not rows:
-        raise InputError(f"{path}: there are no rows")
-    return rows, stray
