@@ -58,7 +58,7 @@ def test_lists_shown_and_rewarded_have_a_panel_per_setting():
     assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
     titles = [annotation.text for annotation in figure.layout.annotations]
     assert titles[:2] == ["&lt;even&gt;, noise 0.3<br>8 requests", "exact<br>8 requests"]
-    assert "highest at the end: swap causal, pooled, 4 of 5; 32 lists shown, 1 of 5." in title(figure)
+    assert "Highest at the end, of 5 panels: swap causal, pooled in 4; 32 lists shown in 1." in title(figure)
 
 
 def test_effects_of_weights():
