@@ -112,13 +112,15 @@ def planted_showing_figure(curves: pd.DataFrame) -> go.Figure:
         highest.append(str(means.groupby("variant", sort=False).last().idxmax()))
     figure.update_xaxes(title_text="step", row=lines)
     figure.update_yaxes(title_text=metric_label("ndcg_at_5"), col=1)
-    figure.update_annotations(font_size=12)
     counts = "; ".join(f"{name} in {highest.count(name)}" for name in dict.fromkeys(highest))
     text = (
         f"Lists rewarded and shown: held-out {metric_label('ndcg_at_5')}, mean of {rows['seed'].nunique()} seeds, each "
         f"at its own best rate. Highest at the end, of {len(settings)} panels: {counts}."
     )
-    return finish(figure, text, height=160 + 260 * lines)
+    drawn = finish(figure, text, height=180 + 260 * lines)
+    # panels' titles have two lines, and four panels stand in a row
+    drawn.update_annotations(font_size=12)
+    return drawn.update_layout(margin_t=drawn.layout.margin.t + 20)
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
