@@ -183,7 +183,7 @@ def test_the_page_says_what_was_measured(settings, study):
     assert "tried for 32 lists shown (0.001; exact, 8 requests)." in page
     # where it began, the mean over the training, where it ended
     row = next(line for line in page.splitlines() if line.startswith("| noisy, 8 requests | 32 lists shown |"))
-    assert [cell.split(" [")[0] for cell in row.split(" | ")[2:6]] == ["0.01", "0.000", "0.315", "0.420"]
+    assert [cell.split(" [")[0] for cell in row.split(" | ")[2:7]] == ["0.01", "0.000", "0.315", "0.420", "-0.100"]
     assert "warmed up with 20 steps of 32 shown lists (rate 0.012), and train on 256 or 4,096 requests" in page
     assert page.count("\n## ") == 7
     # every line of a table has as many cells as its heading

@@ -120,6 +120,7 @@ def test_lists_shown_and_rewarded(world_of, tmp_path, trained):
     assert {(cell.world.train, cell.feedback.noise) for cell in trained} == {
         (8, 0.0), (8, 0.3), (1000, 0.0), (1000, 0.3)
     }  # fmt: skip
+    assert all(cell.warm_up == SHOWING["warm_up"] for cell in trained)
     # all from the same policies
     starts = curves[(curves["metric"] == "ndcg_at_k") & (curves["step"] == 0)]
     wide = starts.set_index(["setting", "seed", "variant"])["value"].unstack()

@@ -42,7 +42,7 @@ def test_learning_curves_are_means_over_seeds():
 
 def test_lists_shown_and_rewarded_have_a_panel_per_setting():
     rows = [
-        ("showing", setting, "own best rate", variant, seed, step, "ndcg_at_5", height + 0.1 * seed + step / 100)
+        ("showing", setting, "best", variant, seed, step, "ndcg_at_5", seed / 10 + (height if step else 0.9 - height))
         for setting, heights in (("<even>, noise 0.3, 8 requests", (0.5, 0.4)), ("exact, 8 requests", (0.5, 0.6)),
                                  ("exact, 16 requests", (0.6, 0.5)), ("x, 1 requests", (0.6, 0.5)),
                                  ("y, 1 requests", (0.6, 0.5)))
@@ -53,7 +53,7 @@ def test_lists_shown_and_rewarded_have_a_panel_per_setting():
     columns = ["experiment", "setting", "choice", "variant", "seed", "step", "metric", "value"]
     figure = planted_showing_figure(pd.DataFrame(rows, columns=columns))
     assert len(figure.data) == 10
-    np.testing.assert_allclose(figure.data[0].y, [0.55, 0.65])
+    np.testing.assert_allclose(figure.data[1].y, [0.55, 0.45])
     assert sum(trace.showlegend for trace in figure.data) == 2
     assert figure.data[0].line.color == figure.data[2].line.color != figure.data[1].line.color
     titles = [annotation.text for annotation in figure.layout.annotations]
