@@ -46,18 +46,8 @@ def planted_curves_figure(curves: pd.DataFrame, *, experiment: str, metric: str 
                 continue
             line = part.groupby("tokens")["value"].mean()
             rate = float(part["rate"].iloc[0])
-            colour, dash = styles[name]
             figure.add_trace(
-                go.Scatter(
-                    x=line.index,
-                    y=line.to_numpy(),
-                    mode="lines",
-                    name=plotly_text(name),
-                    legendgroup=name,
-                    showlegend=place == 1,
-                    line={"color": colour, "dash": dash, "width": 2},
-                    hovertemplate=f"{plotly_text(name)}, rate {rate:g}<br>%{{x:,}} tokens: %{{y:.4f}}<extra></extra>",
-                ),
+                _line(line, name, styles[name], place == 1, f", rate {rate:g}<br>%{{x:,}} tokens: %{{y:.4f}}"),
                 row=1,
                 col=place,
             )
@@ -90,23 +80,14 @@ def planted_showing_figure(curves: pd.DataFrame) -> go.Figure:
         vertical_spacing=0.16,
         subplot_titles=["<br>".join(map(plotly_text, setting.rsplit(", ", 1))) for setting in settings],
     )
-    highest = []
+    styles, highest = _line_styles(names), []
     for place, setting in enumerate(settings):
         panel = {"row": place // columns + 1, "col": place % columns + 1}
         means = rows[rows["setting"] == setting].groupby(["variant", "step"], sort=False)["value"].mean()
         for name in names:
             line = means[name].sort_index()
             figure.add_trace(
-                go.Scatter(
-                    x=line.index,
-                    y=line.to_numpy(),
-                    mode="lines",
-                    name=plotly_text(name),
-                    legendgroup=name,
-                    showlegend=place == 0,
-                    line={"color": _COLOURS[names.index(name) % len(_COLOURS)], "width": 2},
-                    hovertemplate=f"{plotly_text(name)}<br>step %{{x}}: %{{y:.4f}}<extra></extra>",
-                ),
+                _line(line, name, styles[name], place == 0, "<br>step %{x}: %{y:.4f}"),
                 **panel,
             )
         highest.append(str(means.groupby("variant", sort=False).last().idxmax()))
@@ -121,6 +102,21 @@ def planted_showing_figure(curves: pd.DataFrame) -> go.Figure:
     # panels' titles have two lines, and four panels stand in a row
     drawn.update_annotations(font_size=12)
     return drawn.update_layout(margin_t=drawn.layout.margin.t + 20)
+
+
+def _line(values: pd.Series, name: str, style: tuple[str, str], in_legend: bool, hover: str) -> go.Scatter:
+    """The values over their index, in the name's style, with one entry in the legend for all panels."""
+    colour, dash = style
+    return go.Scatter(
+        x=values.index,
+        y=values.to_numpy(),
+        mode="lines",
+        name=plotly_text(name),
+        legendgroup=name,
+        showlegend=in_legend,
+        line={"color": colour, "dash": dash, "width": 2},
+        hovertemplate=f"{plotly_text(name)}{hover}<extra></extra>",
+    )
 
 
 def _line_styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -237,18 +233,9 @@ def planted_spread_figure(results: pd.DataFrame, *, experiment: str = "tail") ->
             line = line[line["mean"] > 0]
             if line.empty:
                 continue
-            colour, dash = styles[name]
+            ranks = line.set_index("rank")["mean"]
             figure.add_trace(
-                go.Scatter(
-                    x=line["rank"],
-                    y=line["mean"],
-                    mode="lines",
-                    name=plotly_text(name),
-                    legendgroup=name,
-                    showlegend=kind == "advantage",
-                    line={"color": colour, "dash": dash, "width": 2},
-                    hovertemplate=f"{plotly_text(name)}<br>rank %{{x}}: %{{y:.3g}}<extra></extra>",
-                ),
+                _line(ranks, name, styles[name], kind == "advantage", "<br>rank %{x}: %{y:.3g}"),
                 row=1,
                 col=place,
             )
